@@ -1,0 +1,148 @@
+"""The commit log's content: what entries say, and what all of them together mean.
+
+Pure. The I/O is in jos/storage/log.py. A `Ledger` is a fold over entries, so a first run (no entries) and a resume
+are the same code: what is left to do = spans(plan) - ledger.
+May import: stdlib, jos.core.spans. Tests: tests/unit/test_ledger.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from jos.core.spans import Ranges
+
+STEPS = -1  # the ordinal that stands for a training job's steps, which belong to no input file
+MAX_FAILURES = 20  # messages kept per commit; the count is exact all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    key: str  # relative to the job's folder
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The durable fact that tasks [start, end) of an input are done."""
+
+    input: int  # ordinal in JobSpec.inputs, or STEPS
+    start: int
+    end: int
+    part: int = 0  # output part of the input
+    index: int = 0
+    failed: int = 0  # tasks among them that failed for good
+    failures: tuple[tuple[int, str], ...] = ()  # (task, message), the first MAX_FAILURES
+    body: Blob | None = None  # this span's piece of the output part, without header; None = no bytes
+    state: Blob | None = None  # a trainer's state after `end` steps
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An output part put together from the bodies of its commits; once this is in the log they may go."""
+
+    input: int
+    part: int
+    filename: str
+    blob: Blob
+    tasks: int
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One numbered object of the log. The first of each attempt is empty: it claims the log."""
+
+    number: int
+    attempt: str  # token
+    at: str  # RFC 3339
+    commits: tuple[Commit, ...] = ()
+    finished: tuple[Finished, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Entry:
+        return cls(
+            number=data["number"],
+            attempt=data["attempt"],
+            at=data["at"],
+            commits=tuple(_commit(c) for c in data["commits"]),
+            finished=tuple(Finished(**{**f, "blob": Blob(**f["blob"])}) for f in data["finished"]),
+        )
+
+
+def _commit(data: dict[str, Any]) -> Commit:
+    body, state = data["body"], data["state"]
+    return Commit(
+        **{
+            **data,
+            "failures": tuple((t, m) for t, m in data["failures"]),
+            "body": Blob(**body) if body else None,
+            "state": Blob(**state) if state else None,
+        }
+    )
+
+
+@dataclass
+class InputLedger:
+    """What is committed of one input."""
+
+    done: Ranges = field(default_factory=Ranges)
+    failed: int = 0
+    first_failure: tuple[int, str] | None = None  # of the lowest task, whatever order they came in
+    bodies: dict[int, list[Commit]] = field(default_factory=dict)  # part -> commits not yet put together
+    finished: dict[int, Finished] = field(default_factory=dict)  # part -> output
+    state: Commit | None = None  # the latest that carries a state
+
+
+class Ledger:
+    """The fold of a whole log. `apply` refuses an entry that commits anything twice."""
+
+    def __init__(self) -> None:
+        self.next_number = 0
+        self.attempts: list[str] = []  # tokens in order of their claims
+        self.inputs: dict[int, InputLedger] = {}
+        self.commits = 0
+
+    def of(self, ordinal: int) -> InputLedger:
+        return self.inputs.setdefault(ordinal, InputLedger())
+
+    @property
+    def tasks_done(self) -> int:
+        return sum(len(i.done) for i in self.inputs.values())
+
+    @property
+    def tasks_failed(self) -> int:
+        return sum(i.failed for i in self.inputs.values())
+
+    def apply(self, entry: Entry) -> None:
+        """Raises ValueError if the entry is out of order or repeats committed work: the log is damaged."""
+        if entry.number != self.next_number:
+            raise ValueError(f"log entry {entry.number} where {self.next_number} was due")
+        self.next_number += 1
+        if not self.attempts or self.attempts[-1] != entry.attempt:
+            self.attempts.append(entry.attempt)
+        for commit in entry.commits:
+            self._commit(commit)
+        for finished in entry.finished:
+            one = self.of(finished.input)
+            if finished.part in one.finished:
+                raise ValueError(f"output part {finished.part} of input {finished.input} finished twice")
+            one.finished[finished.part] = finished
+            one.bodies.pop(finished.part, None)
+
+    def _commit(self, commit: Commit) -> None:
+        one = self.of(commit.input)
+        one.done.add(commit.start, commit.end)
+        one.failed += commit.failed
+        self.commits += 1
+        if commit.failures and (one.first_failure is None or commit.failures[0] < one.first_failure):
+            one.first_failure = commit.failures[0]
+        if commit.body is not None:
+            one.bodies.setdefault(commit.part, []).append(commit)
+        if commit.state is not None:
+            one.state = commit
