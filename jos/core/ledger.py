@@ -96,7 +96,7 @@ class InputLedger:
     first_failure: tuple[int, str] | None = None  # of the lowest task, whatever order they came in
     bodies: dict[int, list[Commit]] = field(default_factory=dict)  # part -> commits not yet put together
     finished: dict[int, Finished] = field(default_factory=dict)  # part -> output
-    state: Commit | None = None  # the latest that carries a state
+    state: Commit | None = None  # of those that carry a state, the one after the most steps
 
 
 class Ledger:
@@ -119,10 +119,27 @@ class Ledger:
     def tasks_failed(self) -> int:
         return sum(i.failed for i in self.inputs.values())
 
-    def apply(self, entry: Entry) -> None:
-        """Raises ValueError if the entry is out of order or repeats committed work: the log is damaged."""
+    def check(self, entry: Entry) -> None:
+        """Raises ValueError if the entry is out of order or repeats committed work; changes nothing."""
         if entry.number != self.next_number:
             raise ValueError(f"log entry {entry.number} where {self.next_number} was due")
+        new: dict[int, Ranges] = {}
+        for commit in entry.commits:
+            one = self.inputs.get(commit.input)
+            if one is not None and one.done.overlaps(commit.start, commit.end):
+                raise ValueError(f"{commit.start}..{commit.end} of input {commit.input} was committed before")
+            new.setdefault(commit.input, Ranges()).add(commit.start, commit.end)
+        parts = set()
+        for finished in entry.finished:
+            one = self.inputs.get(finished.input)
+            part = (finished.input, finished.part)
+            if part in parts or (one is not None and finished.part in one.finished):
+                raise ValueError(f"output part {finished.part} of input {finished.input} finished twice")
+            parts.add(part)
+
+    def apply(self, entry: Entry) -> None:
+        """Raises ValueError, with nothing changed, if the entry is out of order or repeats committed work."""
+        self.check(entry)
         self.next_number += 1
         if not self.attempts or self.attempts[-1] != entry.attempt:
             self.attempts.append(entry.attempt)
@@ -130,8 +147,6 @@ class Ledger:
             self._commit(commit)
         for finished in entry.finished:
             one = self.of(finished.input)
-            if finished.part in one.finished:
-                raise ValueError(f"output part {finished.part} of input {finished.input} finished twice")
             one.finished[finished.part] = finished
             one.bodies.pop(finished.part, None)
 
@@ -140,9 +155,11 @@ class Ledger:
         one.done.add(commit.start, commit.end)
         one.failed += commit.failed
         self.commits += 1
-        if commit.failures and (one.first_failure is None or commit.failures[0] < one.first_failure):
-            one.first_failure = commit.failures[0]
+        if commit.failures:
+            lowest = min(commit.failures)
+            if one.first_failure is None or lowest < one.first_failure:
+                one.first_failure = lowest
         if commit.body is not None:
             one.bodies.setdefault(commit.part, []).append(commit)
-        if commit.state is not None:
+        if commit.state is not None and (one.state is None or commit.end > one.state.end):
             one.state = commit

@@ -162,7 +162,8 @@ class InputRef(Model):
 
 
 class ComponentParameters(Model):
-    parallelism: int | None = Field(default=None, ge=1)
+    # at least 1: checked by jos.core.config with everything else, so that all mistakes are told at once
+    parallelism: int | None = Field(default=None, json_schema_extra={"minimum": 1})
     config: Json = {}
 
 
@@ -227,6 +228,8 @@ class Attempt(Model):
     started_at: datetime | None = None  # set by Started
     host: str = ""  # where the driver runs, set by Started
     pid: int = 0
+    ended_at: datetime | None = None  # when its driver was known to be gone; until then the capacity is held
+    ended_by: str | None = None  # the command that said so: Completed, Exited, Drained or DriverGone
 
 
 class JobFailure(Model):
@@ -249,7 +252,7 @@ class Job(Model):
     status: Status = Status.PENDING
     reason: str = ""  # why it is where it is, e.g. WaitingForBackoff; set with each status
     attempt: Attempt | None = None  # the latest one; set by Admit
-    holds_capacity: bool = False  # from Admit until DriverGone, whatever the status reads
+    holds_capacity: bool = False  # from Admit until the driver's last word or DriverGone, whatever the status
     retry_count: int = 0  # raised by Retry (a user's) and by automatic retries
     automatic_retries: int = 0  # of the budget in retry_policy; reset by a user's Retry
     preemption_count: int = 0
@@ -327,3 +330,8 @@ class Output(Model):
 def utc(when: datetime) -> str:
     """RFC 3339 with microseconds and `Z`, the shape of every time JOS shows."""
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def job_folder(org_id: str, job_id: str) -> str:
+    """Where everything of a job lies in the storage root."""
+    return f"{org_id}/jobs/{job_id}/"

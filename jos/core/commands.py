@@ -1,0 +1,109 @@
+"""What can happen to a job, as data: the commands that jos.core.lifecycle turns into transitions, and the reasons
+that it leaves in `Job.reason`.
+
+A command about one attempt carries that attempt's token. May import: stdlib, jos.core.model.
+Tests: tests/unit/test_lifecycle.py. For people: docs/lifecycle.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from jos.core.model import JobFailure
+
+
+@dataclass(frozen=True)
+class Admit:
+    """The controller grants capacity; `token` is fresh and names the new attempt. Whether the back-off has passed
+    and the quota suffices is for jos.core.admission to say, not for the state machine."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The driver has its first index up. Sent before any last word, even when nothing is left to do."""
+
+    token: str
+    host: str = ""
+    pid: int = 0
+
+
+@dataclass(frozen=True)
+class Preempt:
+    """The controller wants the capacity for another job; `message` says for which."""
+
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """A user stops the job. Wins over whatever its driver still says."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The driver's last word: all work is committed."""
+
+    token: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The driver's last word: the attempt failed. `retryable`: another attempt may succeed as things are."""
+
+    token: str
+    failure: JobFailure
+    retryable: bool
+
+
+@dataclass(frozen=True)
+class Drained:
+    """The driver's last word: it was asked to leave, committed what it had in hand, and leaves."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class DriverGone:
+    """The launcher is sure that this attempt's driver runs no more, e.g. with "killed: out of memory"."""
+
+    token: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A user wants another go; committed work stays."""
+
+
+@dataclass(frozen=True)
+class Expire:
+    """A timeout of the pipeline ran out; made by `overdue`."""
+
+    kind: Literal["queue", "run"]
+
+
+LastWord = Completed | Exited | Drained
+OfAttempt = Started | LastWord | DriverGone
+Command = Admit | OfAttempt | Preempt | Cancel | Retry | Expire
+
+
+class Reason(StrEnum):
+    """Why a job is in its status: `Job.reason`."""
+
+    WAITING_FOR_CAPACITY = "WaitingForCapacity"  # PENDING
+    WAITING_FOR_BACKOFF = "WaitingForBackoff"  # PENDING until `not_before`, after a failed attempt
+    WAITING_FOR_DRIVER = "WaitingForDriver"  # PENDING, but the driver of the attempt before has not left yet
+    CAPACITY_GRANTED = "CapacityGranted"  # ADMITTED
+    DRIVER_STARTED = "DriverStarted"  # RUNNING
+    PREEMPTED = "Preempted"  # PREEMPTED
+    ALL_WORK_COMMITTED = "AllWorkCommitted"  # COMPLETED
+    ATTEMPT_FAILED = "AttemptFailed"  # FAILED in a way that another attempt cannot mend
+    RETRIES_EXHAUSTED = "RetriesExhausted"  # FAILED
+    QUEUE_TIMEOUT = "QueueTimeout"  # FAILED
+    RUN_TIMEOUT = "RunTimeout"  # FAILED
+    CANCELLED_BY_USER = "CancelledByUser"  # CANCELLED

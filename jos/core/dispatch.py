@@ -1,0 +1,527 @@
+"""The driver's brain: stimuli in, instructions out. No clock, no network, no Ray: every race is a unit test.
+
+It holds the queue of spans, knows which index has what in hand, and decides what to push, retry, cut in half,
+give up, restart and finish. The driver (jos/driver/driver.py) carries the instructions out.
+
+Rules that stand here and nowhere else:
+  * An index has at most two leases in hand: it computes one and reads ahead the other. A lease is as many spans
+    as take about LEASE_SECONDS, so that neither calls nor lost work grow out of hand.
+  * A span at fault is tried alone, `task_attempts` times, then cut in half until the bad task stands alone;
+    that task is then buried: recorded as failed without being touched again.
+  * An index that died is started again with back-off; losses without any progress end the attempt.
+  * Nothing is pushed while too many leases wait to be committed: memory does not grow when storage is slow.
+
+May import: stdlib, jos.core. Tests: tests/unit/test_dispatch.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+from jos.core.ledger import STEPS, Commit, Ledger
+from jos.core.plan import InputPlan, PlanWork, SpanWork, Work, remaining
+
+LEASE_SECONDS = 0.3
+LEASES_IN_HAND = 2
+MAX_LEASE_SPANS = 64
+STORAGE_BACKOFF = (1.0, 2.0, 4.0)  # seconds without new work after storage refused a write; then the attempt ends
+RESTART_BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before the 1st, 2nd, … restart in a row
+
+
+# --- stimuli ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IndexUp:
+    index: int
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDown:
+    """The index's process is gone, or could not be set up."""
+
+    index: int
+    life: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpanFault:
+    """A span that an index could not do. `final`: trying again cannot help. `dropped`: not tried at all (drain,
+    or a trainer standing elsewhere)."""
+
+    work: SpanWork
+    message: str
+    final: bool = False
+    dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDone:
+    index: int
+    life: int
+    lease: int
+    seconds: float  # that the index was busy with it
+    commits: tuple[Commit, ...] = ()
+    faults: tuple[SpanFault, ...] = ()
+    plans: tuple[InputPlan, ...] = ()
+    sick: str | None = None  # the process works no more (e.g. a CUDA fault): replace it
+    storage_error: str | None = None  # storage refused a write; the spans come back as dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A log entry with these commits is durable and applied to the ledger."""
+
+    commits: tuple[Commit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes; sent about once a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Finish what is in hand, push nothing more."""
+
+
+Stimulus = IndexUp | IndexDown | LeaseDone | Committed | Tick | Drain
+
+
+# --- instructions -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartIndex:
+    index: int
+    life: int
+    delay: float
+    why: str = ""  # for a restart: what happened to the former life
+
+
+@dataclass(frozen=True, slots=True)
+class StopIndex:
+    """`kill`: the process hangs or is sick, do not wait for it."""
+
+    index: int
+    life: int
+    kill: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    index: int
+    life: int
+    lease: int
+    work: tuple[Work, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCommits:
+    commits: tuple[Commit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The attempt has failed. `retryable`: another attempt may succeed."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AllCommitted:
+    """Every task is in a commit (or, after Drain, everything in hand is)."""
+
+
+Instruction = StartIndex | StopIndex | Push | WriteCommits | GiveUp | AllCommitted
+
+
+# --- the brain ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Lease:
+    work: tuple[Work, ...]
+    since: float  # when the index could begin with it: pushed, or the lease before it came back
+
+
+@dataclass(slots=True)
+class _Index:
+    life: int = 1
+    up: bool = False
+    stopping: bool = False
+    losses: int = 0  # in a row, without a finished lease between
+    leases: dict[int, _Lease] = field(default_factory=dict)  # insertion order = order of work
+    planned_last: bool = False
+
+    @property
+    def idle(self) -> bool:
+        return self.up and not self.leases
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """From the pipeline's timeouts and retry policy; seconds."""
+
+    task_attempts: int = 3
+    task_seconds: float | None = None
+    no_progress_seconds: float | None = None
+    sequential: bool = False  # a trainer: spans in order, on one index
+
+
+class Dispatch:
+    """State of one attempt's work. `handle` is the only door; `check` asserts what must always hold."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        plans: Iterable[InputPlan],
+        to_plan: Iterable[PlanWork],
+        parallelism: int,
+        limits: Limits,
+        now: float,
+    ) -> None:
+        self.ledger = ledger
+        self.limits = limits
+        self.plans: dict[int, InputPlan] = {}
+        self.to_plan: deque[PlanWork] = deque(to_plan)
+        self.again: deque[SpanWork] = deque()  # came back; before anything new
+        self.alone: deque[SpanWork] = deque()  # suspects: one at a time, nothing else on that index
+        self.fresh: deque[Iterator[SpanWork]] = deque()  # one per plan, expanded as it is needed
+        self._head: SpanWork | None = None
+        self.attempts: dict[tuple[int, int, int], int] = {}  # only of spans that failed
+        self.indexes = {i: _Index() for i in range(1 if limits.sequential else parallelism)}
+        self.uncommitted = 0  # commits handed to the driver and not yet durable
+        self.lease_seconds_per_span: float | None = None
+        self.lease_spans = 1
+        self.next_lease = 0
+        self.draining = False
+        self.over = False
+        self.last_progress = now
+        self.losses = 0  # of any index since the last progress
+        self.storage_errors = 0  # in a row
+        self.paused_until = now
+        self.now = now
+        for plan in plans:
+            self._add_plan(plan)
+
+    def start(self) -> list[Instruction]:
+        """The first instructions: as many indexes as there can be work for."""
+        if self._nothing_left():
+            self.over = True
+            return [AllCommitted()]
+        return [StartIndex(i, index.life, 0.0) for i, index in self.indexes.items()]
+
+    def handle(self, stimulus: Stimulus, now: float) -> list[Instruction]:
+        """One thing happened; what is to be done. Never raises on late or repeated stimuli: they are ignored."""
+        self.now = now
+        if self.over:
+            return []
+        out: list[Instruction] = []
+        match stimulus:
+            case IndexUp(i, life):
+                if self._alive(i, life):
+                    self.indexes[i].up = True
+            case IndexDown(i, life, reason):
+                if self._alive(i, life):
+                    self._index_down(i, reason, out)
+            case LeaseDone():
+                if self._alive(stimulus.index, stimulus.life):
+                    self._lease_done(stimulus, out)
+            case Committed(commits):
+                self.uncommitted -= len(commits)
+                self._progress()
+            case Tick():
+                self._timeouts(out)
+            case Drain():
+                self.draining = True
+        self._push_all(out)
+        if not any(isinstance(o, GiveUp) for o in out) and self._finished():
+            self.over = True
+            out.append(AllCommitted())
+        return out
+
+    # --- what is left ---
+
+    def _nothing_left(self) -> bool:
+        return not (self.to_plan or self.again or self.alone or self._peek())
+
+    def _peek(self) -> SpanWork | None:
+        """The next fresh span, kept until taken."""
+        while self._head is None and self.fresh:
+            self._head = next(self.fresh[0], None)
+            if self._head is None:
+                self.fresh.popleft()
+        return self._head
+
+    def _finished(self) -> bool:
+        if self.uncommitted or any(i.leases for i in self.indexes.values()):
+            return False
+        return self.draining or self._nothing_left()
+
+    def _add_plan(self, plan: InputPlan) -> None:
+        self.plans[plan.input] = plan
+        if plan.error is None:
+            # lazy: the ledger it is compared with cannot yet hold a span that this iterator has not given out
+            self.fresh.append(remaining(plan, self.ledger.of(plan.input)))
+
+    # --- stimuli ---
+
+    def _alive(self, index: int, life: int) -> bool:
+        return self.indexes[index].life == life
+
+    def _progress(self) -> None:
+        self.last_progress = self.now
+        self.losses = 0
+
+    def _lease_done(self, done: LeaseDone, out: list[Instruction]) -> None:
+        index = self.indexes[done.index]
+        lease = index.leases.pop(done.lease, None)
+        if lease is None:
+            return
+        index.losses = 0
+        for waiting in index.leases.values():  # the index begins with the next one only now
+            waiting.since = self.now
+        for plan in done.plans:
+            self._add_plan(plan)
+        if done.plans:
+            self._progress()
+        else:
+            self.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
+        spans = sum(isinstance(w, SpanWork) for w in lease.work)
+        if done.commits:
+            self._learn_pace(done.seconds / max(spans, 1))
+            self.uncommitted += len(done.commits)
+            for commit in done.commits:
+                self.attempts.pop((commit.input, commit.start, commit.end), None)
+            out.append(WriteCommits(done.commits))
+        for fault in done.faults:
+            self._fault(fault, out)
+        self._storage(done.storage_error, out)
+        if done.sick:
+            out.append(StopIndex(done.index, index.life, kill=True, reason=done.sick))
+            self._index_down(done.index, done.sick, out)
+
+    def _storage(self, error: str | None, out: list[Instruction]) -> None:
+        """A store that is slow or full gets a little time; nothing is lost, the spans are queued again."""
+        if error is None:
+            self.storage_errors = 0
+        elif self.storage_errors == len(STORAGE_BACKOFF):
+            self.over = True
+            out.append(GiveUp("storage_unavailable", error, True))
+        else:
+            self.paused_until = self.now + STORAGE_BACKOFF[self.storage_errors]
+            self.storage_errors += 1
+
+    def _learn_pace(self, seconds_per_span: float) -> None:
+        old = self.lease_seconds_per_span
+        self.lease_seconds_per_span = seconds_per_span if old is None else 0.7 * old + 0.3 * seconds_per_span
+        fits = int(LEASE_SECONDS / max(self.lease_seconds_per_span, 1e-6))
+        self.lease_spans = max(1, min(fits, self.lease_spans * 2, MAX_LEASE_SPANS))
+
+    def _fault(self, fault: SpanFault, out: list[Instruction]) -> None:
+        """A span failed inside a living index: again, in halves, or never."""
+        work = fault.work
+        if fault.dropped:
+            self.again.appendleft(work)
+            return
+        if self.limits.sequential:
+            tries = self.attempts[work.key] = self.attempts.get(work.key, 0) + 1
+            if fault.final or tries >= self.limits.task_attempts:
+                # a step cannot be left out: the ones after it depend on it
+                where = f"steps {work.start}..{work.end}"
+                out.append(GiveUp("step_failed", f"{where} failed {tries} times: {fault.message}", False))
+                self.over = True
+            self.again.append(work)
+            return
+        if fault.final:
+            self.again.append(self._buried(work, fault.message))
+            return
+        self._blame(work, fault.message)
+
+    def _blame(self, work: SpanWork, message: str) -> None:
+        tries = self.attempts.pop(work.key, 0) + 1
+        if tries < self.limits.task_attempts:
+            self.attempts[work.key] = tries
+            self.alone.append(work)
+        elif work.end - work.start == 1:
+            self.again.append(self._buried(work, message))
+        else:
+            middle = (work.start + work.end) // 2
+            for half in (work.part_of(work.start, middle), work.part_of(middle, work.end)):
+                self.attempts[half.key] = self.limits.task_attempts - 1  # the halves get one try each
+                self.alone.append(half)
+            self._progress()  # the search narrows; it ends by itself
+
+    def _buried(self, work: SpanWork, message: str) -> SpanWork:
+        self._progress()
+        return replace(work, bury=message)
+
+    def _index_down(self, i: int, reason: str, out: list[Instruction]) -> None:
+        index = self.indexes[i]
+        was_stopping, leases = index.stopping, list(index.leases.values())
+        index.leases.clear()
+        index.up = index.stopping = False
+        index.life += 1
+        index.losses += 1
+        self.losses += 1
+        for position, lease in enumerate(leases):
+            self._take_back(lease, first=position == 0, reason=reason)
+        if was_stopping or self.draining:
+            return
+        if self.losses > max(8, 2 * len(self.indexes)):
+            self.over = True
+            text = f"indexes were lost {self.losses} times in a row without any progress; the last: {reason}"
+            out.append(GiveUp("compute_failed", text, True))
+            return
+        delay = RESTART_BACKOFF[min(index.losses, len(RESTART_BACKOFF)) - 1]
+        out.append(StartIndex(i, index.life, delay, reason))
+
+    def _take_back(self, lease: _Lease, first: bool, reason: str) -> None:
+        """The work of a dead index. Only what it was computing is under suspicion; if that was one span alone,
+        the span is to blame, else each goes alone next time so that we learn which it was."""
+        spans = [w for w in lease.work if isinstance(w, SpanWork)]
+        self.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
+        if self.limits.sequential or not first:
+            self.again.extend(spans)
+        elif len(spans) == 1 and spans[0].bury is None:
+            self._blame(spans[0], f"the index died while it worked on this: {reason}")
+        else:
+            self.alone.extend(w for w in spans if w.bury is None)
+            self.again.extend(w for w in spans if w.bury is not None)
+
+    def _with_state(self, work: SpanWork) -> SpanWork:
+        """A trainer's work with the state to begin from, if that is committed; if it is not, the index must
+        already stand there (its last lease ends where this begins), else it drops the work."""
+        last = self.ledger.of(STEPS).state
+        return replace(work, state=last.state.key if last and last.state and last.end == work.start else None)
+
+    def _timeouts(self, out: list[Instruction]) -> None:
+        limit = self.limits.task_seconds
+        for i, index in self.indexes.items():
+            lease = next(iter(index.leases.values()), None)
+            if limit is None or lease is None:
+                continue
+            tasks = sum(w.end - w.start for w in lease.work if isinstance(w, SpanWork)) or 1
+            if self.now - lease.since > limit * tasks:
+                reason = f"timed out: {tasks} tasks took longer than {limit:g} s each"
+                out.append(StopIndex(i, index.life, kill=True, reason=reason))
+                self._index_down(i, reason, out)
+        quiet = self.limits.no_progress_seconds
+        if quiet is not None and self.now - self.last_progress > quiet and not self.draining:
+            self.over = True
+            out.append(GiveUp("no_progress", f"nothing was committed for {quiet:g} s", True))
+
+    # --- pushing ---
+
+    def _push_all(self, out: list[Instruction]) -> None:
+        if self.draining or self.over or self.now < self.paused_until:
+            return
+        # one lease to each index in turn, so that a short queue is shared out
+        for in_hand in range(LEASES_IN_HAND):
+            for i, index in self.indexes.items():
+                if index.up and not index.stopping and len(index.leases) == in_hand:
+                    self._push(i, index, out)
+        self._release_idle(out)
+
+    def _push(self, i: int, index: _Index, out: list[Instruction]) -> None:
+        if self.uncommitted > 4 * MAX_LEASE_SPANS * len(self.indexes):
+            return  # storage cannot keep up: wait for Committed
+        work = self._next_work(index)
+        if not work:
+            return
+        lease, self.next_lease = self.next_lease, self.next_lease + 1
+        index.leases[lease] = _Lease(work, self.now)
+        out.append(Push(i, index.life, lease, work))
+
+    def _next_work(self, index: _Index) -> tuple[Work, ...]:
+        holds_alone = any(
+            len(lease.work) == 1 and isinstance(w := lease.work[0], SpanWork) and w.key in self.attempts
+            for lease in index.leases.values()
+        )
+        if holds_alone and not self.limits.sequential:
+            return ()  # a suspect has the index to itself, so that a death can be laid at its door
+        if self._may_plan(index):
+            index.planned_last = True
+            return (self.to_plan.popleft(),)
+        index.planned_last = False
+        if self.limits.sequential:
+            return self._next_steps()
+        if self.alone:
+            if index.leases:
+                return ()
+            work = self.alone.popleft()
+            self.attempts.setdefault(work.key, 0)
+            return (work,)
+        return self._bundle()
+
+    def _may_plan(self, index: _Index) -> bool:
+        """Plan first, so that totals are known early, but never let planning keep every index from work."""
+        if not self.to_plan:
+            return False
+        if not (self.again or self.alone or self._peek()):
+            return True
+        return not index.planned_last and self._planning() < max(1, len(self.indexes) // 2)
+
+    def _planning(self) -> int:
+        return sum(isinstance(le.work[0], PlanWork) for x in self.indexes.values() for le in x.leases.values())
+
+    def _next_steps(self) -> tuple[Work, ...]:
+        """A trainer's next span: the earliest open one."""
+        if self.again:
+            earliest = min(self.again, key=lambda w: w.start)
+            self.again.remove(earliest)
+            return (self._with_state(earliest),)
+        head, self._head = self._peek(), None
+        return () if head is None else (self._with_state(head),)
+
+    def _bundle(self) -> tuple[Work, ...]:
+        """The next spans for one lease: at most a fair share of what is left, so that all end together."""
+        most = self.lease_spans
+        taken: list[Work] = []
+        while len(taken) < most:
+            if self.again:
+                taken.append(self.again.popleft())
+            elif (head := self._peek()) is not None:
+                taken.append(head)
+                self._head = None
+            else:
+                break
+        share = -(-len(taken) // (LEASES_IN_HAND * len(self.indexes)))
+        if len(taken) < most and len(taken) > share:  # the queue just ran dry: share the end
+            back = taken[share:]
+            taken = taken[:share]
+            self.again.extend(w for w in back if isinstance(w, SpanWork))
+        return tuple(taken)
+
+    def _release_idle(self, out: list[Instruction]) -> None:
+        """An index for which nothing is left goes, and frees its GPU; the last one stays for what may come back."""
+        if self._planning() or not self._nothing_left():
+            return
+        busy = sum(bool(x.leases) for x in self.indexes.values())
+        for i, index in self.indexes.items():
+            if busy and index.idle and not index.stopping:
+                index.stopping = True
+                out.append(StopIndex(i, index.life, kill=False, reason="nothing is left for it"))
+
+    def check(self) -> None:
+        """Raises AssertionError if a span is in two places, or an index has too much in hand."""
+        seen: set[tuple[int, int]] = set()
+        in_hand = (w for x in self.indexes.values() for le in x.leases.values() for w in le.work)
+        for work in chain(in_hand, self.again, self.alone):
+            if isinstance(work, SpanWork):
+                tasks = {(work.input, t) for t in range(work.start, work.end)}
+                assert not tasks & seen, f"{work} is in two places"
+                assert not self.ledger.of(work.input).done.overlaps(work.start, work.end), f"{work} was committed"
+                seen |= tasks
+        for i, index in self.indexes.items():
+            assert len(index.leases) <= LEASES_IN_HAND, f"index {i} holds {len(index.leases)} leases"
+            assert self.uncommitted >= 0

@@ -1,0 +1,387 @@
+"""The state machine of a job: the only place where a status changes.
+
+`decide(job, command, now)` looks (status, command) up in TABLE and gives the changed job together with the events
+that tell of the change; the store writes both at once. Pure: the time is passed in, and effects (starting and
+stopping drivers) are the controller's, which looks at what is and not at what happened.
+May import: stdlib, jos.core. Tests: tests/unit/test_lifecycle.py. For people: docs/lifecycle.md.
+
+Three answers besides a change: the token of an attempt that is over raises StaleAttempt (its sender must stop);
+a command that was applied already changes nothing; everything else that is not in TABLE raises InvalidTransition.
+
+Who lets capacity go. The driver's last word (Completed, Exited, Drained) is sent once its indexes are gone, so it
+releases at once and the next job need not wait until a launcher has noticed; DriverGone releases when no last word
+came. Cancel, Preempt and Expire release nothing: the driver still runs. A driver that speaks its last word and then
+hangs has no live job any more, and the controller stops it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from jos.core.commands import (
+    Admit,
+    Cancel,
+    Command,
+    Completed,
+    Drained,
+    DriverGone,
+    Exited,
+    Expire,
+    LastWord,
+    OfAttempt,
+    Preempt,
+    Reason,
+    Retry,
+    Started,
+)
+from jos.core.errors import DeadlineExceeded, InvalidTransition, StaleAttempt
+from jos.core.model import Attempt, EventDraft, Job, JobFailure, JobSpec, Level, RetryPolicy, Status, utc
+
+__all__ = [
+    "TABLE",
+    "Admit",
+    "Cancel",
+    "Command",
+    "Completed",
+    "Drained",
+    "DriverGone",
+    "Exited",
+    "Expire",
+    "LastWord",
+    "OfAttempt",
+    "Preempt",
+    "Reason",
+    "Retry",
+    "Started",
+    "Transition",
+    "backoff",
+    "decide",
+    "new_job",
+    "overdue",
+]
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What a command made of a job. No change: the same job object and no events."""
+
+    job: Job
+    events: tuple[EventDraft, ...] = ()
+
+
+Rule = Callable[[Job, Any, datetime], Transition]
+
+
+# --- the door -----------------------------------------------------------------------------------------
+
+
+def new_job(spec: JobSpec, now: datetime) -> Transition:
+    """The record of a job that was just asked for (or is being rebuilt from its `job.json`)."""
+    job = Job(
+        id=spec.id,
+        org_id=spec.org_id,
+        name=spec.name,
+        pipeline_type=spec.pipeline.pipeline_type,
+        pipeline_key=spec.pipeline.pipeline_key,
+        pipeline_version=spec.pipeline.pipeline_version,
+        parameters=spec.parameters,
+        priority=spec.priority,
+        reason=Reason.WAITING_FOR_CAPACITY.value,
+        timeouts=spec.pipeline.timeouts,
+        retry_policy=spec.pipeline.retry_policy,
+        created_at=spec.created_at,
+        updated_at=now,
+        queued_at=now,
+    )
+    pipeline = f"{job.pipeline_key} {job.pipeline_version}"
+    return Transition(job, (_event(now, "job.created", f"Created to run {pipeline} on {len(spec.inputs)} inputs."),))
+
+
+def decide(job: Job, command: Command, now: datetime) -> Transition:
+    """What `command` makes of `job`. Raises StaleAttempt or InvalidTransition; changes nothing itself."""
+    name = type(command).__name__
+    if isinstance(command, OfAttempt) and (job.attempt is None or job.attempt.token != command.token):
+        raise StaleAttempt(f"{name} came from an attempt of job {job.id} that is over.")
+    if _applied_already(job, command):
+        return Transition(job)
+    if isinstance(command, OfAttempt) and not job.holds_capacity:
+        raise StaleAttempt(f"{name} came from an attempt of job {job.id} that ended before.")
+    rule = TABLE.get((job.status, type(command)))
+    if rule is None:
+        raise _invalid(job, name)
+    return rule(job, command, now)
+
+
+def overdue(job: Job, now: datetime) -> Expire | None:
+    """The timeout that has run out, if one has. Time in back-off is not time in the queue."""
+    match job.status:
+        case Status.PENDING:
+            since = max(job.queued_at, job.not_before or job.queued_at)
+            return Expire("queue") if _passed(since, job.timeouts.queue, now) else None
+        case Status.ADMITTED | Status.RUNNING if job.attempt is not None:
+            since = job.attempt.started_at or job.attempt.admitted_at
+            return Expire("run") if _passed(since, job.timeouts.run, now) else None
+        case _:
+            return None
+
+
+def backoff(policy: RetryPolicy, retry: int) -> timedelta:
+    """How long to wait before the `retry`th automatic retry (1, 2, …): doubles each time, up to a limit."""
+    return timedelta(seconds=min(policy.backoff * 2.0 ** min(retry - 1, 64), policy.backoff_max))
+
+
+def _passed(since: datetime, limit: float | None, now: datetime) -> bool:
+    return limit is not None and (now - since).total_seconds() >= limit
+
+
+def _applied_already(job: Job, command: Command) -> bool:
+    """Whether `command` is a repeat: its sender did not hear that it had been applied.
+
+    Cancel and Retry carry no name by which a repeat could be told from a second order, so they are never one: a
+    user who cancels a cancelled job is told so.
+    """
+    attempt = job.attempt
+    match command:
+        case Admit(token):
+            return attempt is not None and attempt.token == token
+        case Started():
+            return job.holds_capacity and attempt is not None and attempt.started_at is not None
+        case DriverGone():
+            return not job.holds_capacity
+        case Completed() | Exited() | Drained():
+            said = attempt.ended_by if attempt else None
+            return said == type(command).__name__ or (said is not None and job.status is Status.CANCELLED)
+        case Preempt():
+            return job.status is Status.PREEMPTED
+        case Expire(kind):
+            return job.status is Status.FAILED and job.reason == _TIMEOUT_REASON[kind]
+        case _:
+            return False
+
+
+def _invalid(job: Job, name: str) -> InvalidTransition:
+    legal = [str(status) for status, command in TABLE if command.__name__ == name]
+    return InvalidTransition(
+        f"Job {job.id} is {job.status}: {name} is not possible.",
+        suggestion=f"It is possible while a job is {' or '.join(legal)}.",
+    )
+
+
+# --- rules: one function for each kind of transition --------------------------------------------------
+
+
+def _event(
+    now: datetime, event_type: str, message: str, level: Level = Level.INFO, payload: Mapping[str, Any] | None = None
+) -> EventDraft:
+    return EventDraft(event_type=event_type, level=level, message=message, payload=dict(payload or {}), created_at=now)
+
+
+def _move(job: Job, now: datetime, status: Status, reason: Reason, **fields: Any) -> Job:
+    return job.model_copy(update={"status": status, "reason": reason.value, "updated_at": now, **fields})
+
+
+def _ended(job: Job, now: datetime, command: LastWord | DriverGone) -> dict[str, Any]:
+    """The fields that say: this attempt's driver is gone and its capacity free."""
+    assert job.attempt is not None
+    ended = job.attempt.model_copy(update={"ended_at": now, "ended_by": type(command).__name__})
+    return {"attempt": ended, "holds_capacity": False}
+
+
+def _number(job: Job) -> int:
+    return job.attempt.number if job.attempt else 0
+
+
+def _admit(job: Job, command: Admit, now: datetime) -> Transition:
+    if job.holds_capacity:  # retried right after a cancel: two drivers of one job would only fight over its log
+        raise InvalidTransition(f"Job {job.id} is {job.status}: Admit is not possible until its last driver has left.")
+    attempt = Attempt(number=_number(job) + 1, token=command.token, admitted_at=now)
+    admitted = _move(
+        job,
+        now,
+        Status.ADMITTED,
+        Reason.CAPACITY_GRANTED,
+        attempt=attempt,
+        holds_capacity=True,
+        not_before=None,
+    )
+    payload = {"attempt": attempt.number, "waited_seconds": round((now - job.queued_at).total_seconds(), 3)}
+    event = _event(now, "job.admitted", f"Capacity granted for attempt {attempt.number}.", payload=payload)
+    return Transition(admitted, (event,))
+
+
+def _start(job: Job, command: Started, now: datetime) -> Transition:
+    assert job.attempt is not None
+    attempt = job.attempt.model_copy(update={"started_at": now, "host": command.host, "pid": command.pid})
+    started_at = job.started_at or now
+    running = _move(job, now, Status.RUNNING, Reason.DRIVER_STARTED, attempt=attempt, started_at=started_at)
+    where = f" on {command.host}" if command.host else ""
+    payload = {"attempt": attempt.number, "host": command.host}
+    return Transition(running, (_event(now, "job.started", f"Attempt {attempt.number} runs{where}.", payload=payload),))
+
+
+def _preempt(job: Job, command: Preempt, now: datetime) -> Transition:
+    count = job.preemption_count + 1
+    message = command.message or "Another job needs the capacity."
+    payload = {"attempt": _number(job), "preemption_count": count}
+    event = _event(now, "job.preempted", message, Level.WARN, payload)
+    return Transition(_move(job, now, Status.PREEMPTED, Reason.PREEMPTED, preemption_count=count), (event,))
+
+
+def _cancel(job: Job, command: Cancel, now: datetime) -> Transition:
+    message = "Cancelled; the driver commits what it has in hand and leaves." if job.holds_capacity else "Cancelled."
+    cancelled = _move(job, now, Status.CANCELLED, Reason.CANCELLED_BY_USER, cancelled_at=now, not_before=None)
+    return Transition(cancelled, (_event(now, "job.canceled", message, Level.WARN),))
+
+
+def _complete(job: Job, command: Completed, now: datetime) -> Transition:
+    completed = _move(
+        job,
+        now,
+        Status.COMPLETED,
+        Reason.ALL_WORK_COMMITTED,
+        completed_at=now,
+        error=None,  # of an earlier attempt; it no longer says anything about this job
+        **_ended(job, now, command),
+    )
+    message = command.message or "All work is committed."
+    event = _event(now, "job.completed", message, Level.SUCCESS, {"attempt": _number(job)})
+    return Transition(completed, (event,))
+
+
+def _requeue(job: Job, command: LastWord | DriverGone, now: datetime) -> Transition:
+    """Back into the queue through no fault of the job: nothing is taken from its retry budget."""
+    pending = _move(job, now, Status.PENDING, Reason.WAITING_FOR_CAPACITY, queued_at=now, **_ended(job, now, command))
+    cause = "preemption" if job.status is Status.PREEMPTED else "being asked to leave"
+    event = _event(now, "job.requeued", f"Back in the queue after {cause}.", payload={"attempt": _number(job)})
+    return Transition(pending, (event,))
+
+
+def _fail_attempt(job: Job, command: Exited | DriverGone, now: datetime) -> Transition:
+    """Another attempt after a back-off, while the retry policy allows one; else the job fails."""
+    if isinstance(command, Exited):
+        failure, retryable = command.failure, command.retryable
+    else:
+        message = command.message or "The driver ended without a last word."
+        failure, retryable = JobFailure(code="driver_lost", message=message), True
+    ended = _ended(job, now, command)
+    if not retryable:
+        return _fail(job, failure, Reason.ATTEMPT_FAILED, now, **ended)
+    if job.automatic_retries >= job.retry_policy.max_retries:
+        return _fail(job, failure, Reason.RETRIES_EXHAUSTED, now, **ended)
+    retry = job.automatic_retries + 1
+    wait = backoff(job.retry_policy, retry)
+    pending = _move(
+        job,
+        now,
+        Status.PENDING,
+        Reason.WAITING_FOR_BACKOFF,
+        queued_at=now,
+        not_before=now + wait,
+        automatic_retries=retry,
+        retry_count=job.retry_count + 1,
+        error=failure,
+        **ended,
+    )
+    number = _number(job)
+    lost = {"attempt": number, "code": failure.code, "details": failure.details}
+    again = {"attempt": number, "automatic_retries": retry, "not_before": utc(now + wait)}
+    of = f"{retry} of {job.retry_policy.max_retries}"
+    return Transition(
+        pending,
+        (
+            _event(now, "attempt.failed", failure.message, Level.ERROR, lost),
+            _event(now, "job.requeued", f"Retry {of} in {wait.total_seconds():g} s.", Level.WARN, again),
+        ),
+    )
+
+
+def _fail_preempted(job: Job, command: Exited, now: datetime) -> Transition:
+    """A failure while leaving is put down to the preemption, unless no attempt could ever succeed."""
+    return _requeue(job, command, now) if command.retryable else _fail_attempt(job, command, now)
+
+
+def _fail(job: Job, failure: JobFailure, reason: Reason, now: datetime, **fields: Any) -> Transition:
+    failed = _move(job, now, Status.FAILED, reason, failed_at=now, not_before=None, error=failure, **fields)
+    payload = {"attempt": _number(job), "code": failure.code, "reason": reason.value, "details": failure.details}
+    return Transition(failed, (_event(now, "job.failed", failure.message, Level.FAILED, payload),))
+
+
+_TIMEOUT_REASON = {"queue": Reason.QUEUE_TIMEOUT, "run": Reason.RUN_TIMEOUT}
+
+
+def _expire(job: Job, command: Expire, now: datetime) -> Transition:
+    if (command.kind == "queue") != (job.status is Status.PENDING):  # it was admitted or requeued meanwhile
+        raise _invalid(job, f"Expire({command.kind})")
+    limit = job.timeouts.queue if command.kind == "queue" else job.timeouts.run
+    what = "waited in the queue" if command.kind == "queue" else "ran"
+    failure = JobFailure(
+        code=DeadlineExceeded.code,
+        message=f"The job {what} for longer than its {command.kind} timeout of {limit or 0:g} s.",
+        details={"timeout": command.kind, "seconds": limit},
+    )
+    return _fail(job, failure, _TIMEOUT_REASON[command.kind], now)
+
+
+def _retry(job: Job, command: Retry, now: datetime) -> Transition:
+    pending = _move(
+        job,
+        now,
+        Status.PENDING,
+        Reason.WAITING_FOR_DRIVER if job.holds_capacity else Reason.WAITING_FOR_CAPACITY,
+        queued_at=now,
+        retry_count=job.retry_count + 1,
+        automatic_retries=0,
+        not_before=None,
+        failed_at=None,
+        cancelled_at=None,
+    )
+    message = "Retried; goes on from what was committed."
+    return Transition(pending, (_event(now, "job.retried", message, payload={"retry_count": pending.retry_count}),))
+
+
+def _release(job: Job, command: LastWord | DriverGone, now: datetime) -> Transition:
+    """The job went on without this driver (cancelled, timed out, retried): its leaving frees the capacity, and
+    whatever else it says comes too late to count."""
+    fields: dict[str, Any] = {"updated_at": now, **_ended(job, now, command)}
+    if job.status is Status.PENDING:
+        fields["reason"] = Reason.WAITING_FOR_CAPACITY.value
+    return Transition(job.model_copy(update=fields))
+
+
+def _table() -> Mapping[tuple[Status, type], Rule]:
+    table: dict[tuple[Status, type], Rule] = {
+        (Status.PENDING, Admit): _admit,
+        (Status.PENDING, Cancel): _cancel,
+        (Status.PENDING, Expire): _expire,
+        (Status.ADMITTED, Started): _start,
+        (Status.ADMITTED, Drained): _requeue,
+        (Status.ADMITTED, Exited): _fail_attempt,
+        (Status.ADMITTED, DriverGone): _fail_attempt,
+        (Status.ADMITTED, Preempt): _preempt,
+        (Status.ADMITTED, Cancel): _cancel,
+        (Status.ADMITTED, Expire): _expire,
+        (Status.RUNNING, Completed): _complete,
+        (Status.RUNNING, Drained): _requeue,
+        (Status.RUNNING, Exited): _fail_attempt,
+        (Status.RUNNING, DriverGone): _fail_attempt,
+        (Status.RUNNING, Preempt): _preempt,
+        (Status.RUNNING, Cancel): _cancel,
+        (Status.RUNNING, Expire): _expire,
+        (Status.PREEMPTED, Completed): _complete,
+        (Status.PREEMPTED, Drained): _requeue,
+        (Status.PREEMPTED, Exited): _fail_preempted,
+        (Status.PREEMPTED, DriverGone): _requeue,
+        (Status.PREEMPTED, Cancel): _cancel,
+        (Status.FAILED, Retry): _retry,
+        (Status.CANCELLED, Retry): _retry,
+    }
+    for status in (Status.PENDING, Status.FAILED, Status.CANCELLED):
+        for command in (Completed, Drained, Exited, DriverGone):
+            table[status, command] = _release
+    return table
+
+
+TABLE = _table()

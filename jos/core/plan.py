@@ -1,0 +1,138 @@
+"""How one input was cut: the content of `plan/` objects, and the work items made from it.
+
+May import: stdlib, jos.core. Tests: tests/unit/test_dispatch.py.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jos.core.ledger import InputLedger
+
+
+@dataclass(frozen=True, slots=True)
+class InputPlan:
+    """Same input and configuration → same plan, on any machine; written once and read by every attempt."""
+
+    input: int  # ordinal in JobSpec.inputs, or ledger.STEPS
+    bounds: list[int]
+    hints: list[Any] = field(default_factory=list)
+    part_tasks: int | None = None
+    output_name: str | None = None
+    header: bytes = b""
+    port: str = ""
+    message: str = ""
+    error: str | None = None  # the input cannot be processed; it has no tasks
+
+    @property
+    def tasks(self) -> int:
+        return self.bounds[-1]
+
+    @property
+    def parts(self) -> int:
+        if self.output_name is None or self.tasks == 0:
+            return 0
+        return 1 if self.part_tasks is None else -(-self.tasks // self.part_tasks)
+
+    def part_range(self, part: int) -> tuple[int, int]:
+        if self.part_tasks is None:
+            return 0, self.tasks
+        return part * self.part_tasks, min((part + 1) * self.part_tasks, self.tasks)
+
+    def part_of(self, task: int) -> int:
+        return 0 if self.part_tasks is None else task // self.part_tasks
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "input": self.input,
+            "bounds": self.bounds,
+            "hints": self.hints,
+            "part_tasks": self.part_tasks,
+            "output_name": self.output_name,
+            "header": b64encode(self.header).decode(),
+            "port": self.port,
+            "message": self.message,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> InputPlan:
+        return cls(**{**data, "header": b64decode(data["header"])})
+
+
+@dataclass(frozen=True, slots=True)
+class SpanWork:
+    """Tasks [start, end) of an input, to be done by an index."""
+
+    input: int
+    start: int
+    end: int
+    part: int = 0
+    hint: Any = None
+    hint_start: int = 0
+    hint_end: int = 0
+    header: bytes = b""  # of the output part that these tasks begin; empty for all others
+    output: bool = False  # whether the bytes that the worker writes are kept
+    bury: str | None = None  # do not touch the tasks: record them as failed with this message
+    state: str | None = None  # a trainer's state blob to load unless the index already stands at `start`
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        return self.input, self.start, self.end
+
+    def part_of(self, start: int, end: int) -> SpanWork:
+        """The same work for a smaller range; the hint stays that of the planned span."""
+        return replace(self, start=start, end=end, header=self.header if start == self.start else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanWork:
+    """Cut these inputs (ordinals) and write `plan/{group}.json`."""
+
+    group: int
+    inputs: tuple[int, ...]
+
+
+Work = SpanWork | PlanWork
+
+
+def remaining(plan: InputPlan, ledger: InputLedger) -> Iterator[SpanWork]:
+    """spans(plan) - commits(ledger): what is left to do of one input, in order."""
+    for at in range(len(plan.bounds) - 1):
+        lo, hi = plan.bounds[at], plan.bounds[at + 1]
+        if ledger.done.covers(lo, hi):
+            continue
+        hint = plan.hints[at] if plan.hints else None
+        for start, end in list(ledger.done.missing(lo, hi)):
+            part = plan.part_of(start)
+            header = plan.header if start == plan.part_range(part)[0] else b""
+            yield SpanWork(
+                plan.input, start, end, part, hint, lo, hi, header=header, output=plan.output_name is not None
+            )
+
+
+def ready_parts(plan: InputPlan, ledger: InputLedger, start: int, end: int) -> list[int]:
+    """Output parts touching tasks [start, end) whose tasks are all committed and that are not yet finished."""
+    if plan.output_name is None or start >= end:
+        return []
+    parts = range(plan.part_of(start), plan.part_of(end - 1) + 1)
+    return [p for p in parts if p not in ledger.finished and ledger.done.covers(*plan.part_range(p))]
+
+
+def plan_groups(sizes: list[tuple[int, int]], most: int = 64, most_bytes: int = 256 << 20) -> list[PlanWork]:
+    """Inputs (ordinal, bytes) gathered so that neither 10,000 small files nor one huge file makes a bad group."""
+    groups: list[PlanWork] = []
+    now: list[int] = []
+    weight = 0
+    for ordinal, num_bytes in sizes:
+        if now and (len(now) == most or weight + num_bytes > most_bytes):
+            groups.append(PlanWork(len(groups), tuple(now)))
+            now, weight = [], 0
+        now.append(ordinal)
+        weight += num_bytes
+    if now:
+        groups.append(PlanWork(len(groups), tuple(now)))
+    return groups

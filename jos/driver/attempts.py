@@ -1,0 +1,125 @@
+"""Attempts of one job, one after the other, where no controller manages them: the doors `jos run`, `jos.run(...)`,
+`ray job submit` and a RayJob manifest.
+
+Takes the job over if its last driver is dead, runs an attempt, and waits out the back-off before an automatic retry.
+May import: jos.core, jos.driver, jos.store, jos.storage. Tests: tests/integration/test_driver.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import secrets
+import signal
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from jos.core.commands import Admit, DriverGone, Retry
+from jos.core.errors import Conflict
+from jos.core.model import Job, Status
+from jos.driver.cluster import connect
+from jos.driver.driver import Driver, Ending, Outcome
+from jos.submission import load_spec
+from jos.wiring import Wired, import_paths
+
+SILENCE = timedelta(seconds=15)  # a driver that was not heard for so long is taken for dead
+
+log = structlog.get_logger()
+
+
+async def take(job_id: str, wired: Wired, *, take_over: bool = False) -> tuple[Job, str]:
+    """Makes the job ours: a fresh attempt with its token. Raises Conflict if it is done, or runs elsewhere."""
+    store, now = wired.store, datetime.now(UTC)
+    job = await store.get(job_id)
+    if job.status is Status.COMPLETED:
+        raise Conflict(f"job {job_id} is already completed.", suggestion=f"See `jos show {job_id}`.")
+    if job.holds_capacity and job.attempt is not None:
+        await _bury_driver(job, wired, now, take_over)
+        job = await store.get(job_id)
+    if job.status in (Status.FAILED, Status.CANCELLED):
+        await store.transact(job_id, Retry(), now)
+    token = secrets.token_hex(16)
+    return await store.transact(job_id, Admit(token), datetime.now(UTC)), token
+
+
+async def _bury_driver(job: Job, wired: Wired, now: datetime, take_over: bool) -> None:
+    """Tells the record that the last attempt's driver is gone, if it is; never guesses about a live one. Even a
+    wrong guess would cost only its unfinished work: the commit log has one owner."""
+    attempt = job.attempt
+    assert attempt is not None
+    live = await wired.store.live(job.id)
+    heard = max((t for t in (attempt.admitted_at, live.at if live else None) if t), default=attempt.admitted_at)
+    here = attempt.host == platform.node() and attempt.pid > 0
+    dead = here and not _runs(attempt.pid)
+    if not dead and not take_over and now - heard < SILENCE:
+        who = f"process {attempt.pid} on {attempt.host}" if attempt.host else "a driver that is starting"
+        seconds = (SILENCE - (now - heard)).total_seconds()
+        raise Conflict(
+            f"job {job.id} is running: {who} was heard {(now - heard).total_seconds():.0f} s ago.",
+            suggestion=f"Follow it with `jos events {job.id} --follow`; if you know it to be dead, wait "
+            f"{seconds:.0f} s or use --take-over.",
+        )
+    await wired.store.transact(job.id, DriverGone(attempt.token, "its driver is gone"), now)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        with open(f"/proc/{pid}/stat") as stat:  # a killed child that nobody waited for is dead all the same
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True
+
+
+async def run_attempts(job_id: str, wired: Wired, *, take_over: bool = False) -> Outcome:
+    """Runs the job until it is over or this process is told to leave (SIGTERM, SIGINT)."""
+    leave = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave.set)
+    while True:
+        job, token = await take(job_id, wired, take_over=take_over)
+        spec = await load_spec(job, wired.storage)
+        driver = Driver(
+            spec,
+            token,
+            wired.storage,
+            wired.store,
+            lambda: connect(wired.settings.ray_address),
+            import_paths(wired.settings),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):  # again: connecting to Ray may install its own
+            loop.add_signal_handler(number, leave.set)
+        leaver = asyncio.create_task(_leave_on(leave, driver))
+        outcome = await driver.run()
+        leaver.cancel()
+        if outcome.ending is not Ending.FAILED or leave.is_set():
+            return outcome
+        job = await wired.store.get(job_id)
+        if job.status is not Status.PENDING:
+            return outcome
+        await _back_off(job, outcome, leave)
+        if leave.is_set():
+            return Outcome(Ending.DRAINED, "asked to leave while waiting to retry")
+        take_over = False
+
+
+async def _leave_on(leave: asyncio.Event, driver: Driver) -> None:
+    await leave.wait()
+    driver.drain("this process was asked to end")
+
+
+async def _back_off(job: Job, outcome: Outcome, leave: asyncio.Event) -> None:
+    seconds = max(0.0, ((job.not_before or job.updated_at) - datetime.now(UTC)).total_seconds())
+    log.warning("the attempt failed; trying again", job=job.id, seconds=round(seconds, 1), error=outcome.message)
+    try:
+        await asyncio.wait_for(leave.wait(), seconds)
+    except TimeoutError:
+        return

@@ -1,0 +1,423 @@
+"""The driver: carries one attempt of one job to its end.
+
+It opens the commit log, claims it, plans what is not yet planned, lets the brain (jos.core.dispatch) say what to do
+and does it: indexes on Ray (pool), commits (committer), the world's view (mirror). A first run and a resume are the
+same code.
+May import: jos.core, jos.storage, jos.store, ray through cluster and pool. Tests: tests/integration/test_driver.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import orjson
+import structlog
+
+from jos.core.commands import Completed, Drained, Exited, Expire, Started
+from jos.core.dispatch import (
+    AllCommitted,
+    Committed,
+    Dispatch,
+    Drain,
+    GiveUp,
+    Limits,
+    Push,
+    StartIndex,
+    Stimulus,
+    StopIndex,
+    Tick,
+    WriteCommits,
+)
+from jos.core.errors import FenceLost, JosError, StaleAttempt, StoreUnavailable
+from jos.core.ledger import STEPS, Entry
+from jos.core.model import Distribute, JobFailure, JobSpec, Level, Status, job_folder, utc
+from jos.core.plan import InputPlan, PlanWork, SpanWork, plan_groups
+from jos.driver.cluster import Cluster
+from jos.driver.committer import Committer
+from jos.driver.index import IndexConfig, LeaseReply, Ready
+from jos.driver.mirror import Mirror
+from jos.storage.base import Storage
+from jos.storage.log import CommitLog
+from jos.store.redis import Store
+
+log = structlog.get_logger()
+
+LAST_WORD_SECONDS = 60.0  # how long the end of a job may wait for a Redis that is away
+
+
+class Ending(StrEnum):
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DRAINED = "drained"  # asked to leave; another attempt goes on
+    FENCED = "fenced"  # another driver owns the job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    ending: Ending
+    message: str = ""
+    failure: JobFailure | None = None
+    retryable: bool = False
+
+
+class Driver:
+    """One attempt. `run` returns its outcome after the last word is in the store."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        token: str,
+        storage: Storage,
+        store: Store,
+        connect: Callable[[], Cluster],
+        import_paths: tuple[str, ...] = (),
+    ) -> None:
+        self.spec, self.token, self.storage, self.store, self.connect = spec, token, storage, store, connect
+        self.import_paths = import_paths
+        self.folder = job_folder(spec.org_id, spec.id)
+        self.stimuli: asyncio.Queue[Stimulus] = asyncio.Queue()
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.plans: dict[int, InputPlan] = {}
+        self.started = False
+        self.draining = False
+
+    # --- from the outside ---
+
+    def drain(self, why: str) -> None:
+        """Commit what is in hand and leave (SIGTERM, cancel, preemption)."""
+        if self.draining or self.outcome.done():
+            return
+        self.draining = True
+        log.info("draining", job=self.spec.id, why=why)
+        grace = self.spec.pipeline.timeouts.drain
+        if hasattr(self, "pool"):
+            self.pool.drain(grace / 2)
+            self.stimuli.put_nowait(Drain())
+            asyncio.get_running_loop().call_later(grace, self._end, Outcome(Ending.DRAINED, "out of time"))
+        else:
+            self._end(Outcome(Ending.DRAINED, "before any work began"))
+
+    # --- life ---
+
+    async def run(self) -> Outcome:
+        self.began = time.monotonic()
+        connecting = asyncio.get_running_loop().run_in_executor(None, self.connect)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._open()
+            cluster = await connecting
+            self._wire(cluster)
+            await self.mirror.reconcile()
+            log.info("driver is up", job=self.spec.id, seconds=round(time.monotonic() - self.began, 2))
+            for loop in (self._brain(), self._ticks(), self.committer.run(), self.mirror.beat()):
+                tasks.append(asyncio.create_task(self._watched(loop)))
+            outcome = await self.outcome
+        except JosError as error:
+            outcome = self._outcome_of(error)
+        finally:
+            for task in tasks[:2]:  # nothing new is pushed; pen and heartbeat go on for what is in hand
+                task.cancel()
+        try:
+            outcome = await self._finish(outcome, bool(tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            if hasattr(self, "pool"):
+                self.pool.close()
+        return outcome
+
+    async def _open(self) -> None:
+        """The log, claimed: from here on any older driver fails at its next entry."""
+        self.log = await asyncio.to_thread(CommitLog.open, self.storage, self.folder)
+        await asyncio.to_thread(self.log.claim, self.token, utc(datetime.now(UTC)))
+        to_plan = self._planning()
+        self.plans, self.to_plan = await asyncio.to_thread(self._load_plans, to_plan)
+
+    def _planning(self) -> list[PlanWork]:
+        if self.spec.pipeline.pipeline_type == "training":
+            return [PlanWork(0, (STEPS,))]
+        ports = self.spec.pipeline.inputs
+        sizes = [
+            (ordinal, source.num_bytes)
+            for ordinal, source in enumerate(self.spec.inputs)
+            if ports[source.port].distribute is Distribute.SCATTER
+        ]
+        return plan_groups(sizes)
+
+    def _load_plans(self, groups: list[PlanWork]) -> tuple[dict[int, InputPlan], list[PlanWork]]:
+        there = {s.key for s in self.storage.list(f"{self.folder}plan/")}
+        keys = [f"{self.folder}plan/{g.group:08d}.json" for g in groups]
+        with ThreadPoolExecutor(8) as pool:
+            stored = pool.map(lambda key: orjson.loads(self.storage.read(key)), [k for k in keys if k in there])
+            plans = [InputPlan.from_json(p) for group in stored for p in group]
+        return {p.input: p for p in plans}, [g for g, k in zip(groups, keys, strict=True) if k not in there]
+
+    def _wire(self, cluster: Cluster) -> None:
+        from jos.driver.pool import Pool  # imports ray, which takes a second: not while the log is being opened
+
+        spec, pipeline = self.spec, self.spec.pipeline
+        self.cluster = cluster
+        self.mirror = Mirror(
+            self.store, spec, self.token, self.log.ledger, self.plans, asked=self._asked, stale=self._stale
+        )
+        self.committer = Committer(
+            spec, self.storage, self.log, self.token, self.plans, self._committed, self._failed
+        )
+        config = IndexConfig(
+            spec_json=spec.model_dump_json().encode(),
+            storage_url=self.storage.url,
+            folder=self.folder,
+            attempt=self.token,
+            index=0,
+            life=0,
+            device=cluster.device(pipeline.resources),
+            threads=max(1, int(pipeline.resources.cpu)),
+            import_paths=self.import_paths,
+        )
+        gpu = config.device == "cuda"
+        self.pool = Pool(
+            config, pipeline.resources, gpu, self.tell, self._ready, self._reply, impossible=self._failed
+        )
+        limits = Limits(
+            task_attempts=pipeline.retry_policy.task_attempts,
+            task_seconds=pipeline.timeouts.task,
+            no_progress_seconds=pipeline.timeouts.no_progress,
+            sequential=pipeline.pipeline_type == "training",
+        )
+        self.brain = Dispatch(
+            self.log.ledger, self.plans.values(), self.to_plan, spec.parallelism, limits, time.monotonic()
+        )
+
+    async def _watched(self, loop: Coroutine[Any, Any, None]) -> None:
+        """A loop that dies of a bug ends the attempt instead of leaving it hanging."""
+        try:
+            await loop
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("a loop of the driver failed")
+            self._failed(error if isinstance(error, JosError) else JosError(f"{type(error).__name__}: {error}"))
+
+    # --- the loop ---
+
+    def tell(self, stimulus: Stimulus) -> None:
+        self.stimuli.put_nowait(stimulus)
+
+    async def _brain(self) -> None:
+        if misfit := self.cluster.misfit(self.spec.pipeline.resources):
+            self.mirror.event("index.waiting", f"{misfit}; waiting for the cluster to grow", Level.WARN)
+        self.committer.resume()
+        self._obey(self.brain.start())
+        while True:
+            stimulus = await self.stimuli.get()
+            self._obey(self.brain.handle(stimulus, time.monotonic()))
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.tell(Tick())
+            limit = self.spec.pipeline.timeouts.run
+            if limit is not None and time.monotonic() - self.began > limit:
+                await self._transact(Expire("run"))  # the record turns FAILED, the heartbeat sees it, we drain
+
+    def _obey(self, instructions: list[Any]) -> None:
+        for what in instructions:
+            match what:
+                case StartIndex():
+                    self._start_index(what)
+                case StopIndex():
+                    self._stop_index(what)
+                case Push():
+                    self._note_push(what)
+                    self.pool.push(what)
+                case WriteCommits(commits):
+                    self.committer.put(commits)
+                case GiveUp(code, message, retryable):
+                    self._end(Outcome(Ending.FAILED, message, JobFailure(code=code, message=message), retryable))
+                case AllCommitted():
+                    ending = Ending.DRAINED if self.draining and not self._all_done() else Ending.COMPLETED
+                    self._end(Outcome(ending))
+
+    def _start_index(self, what: StartIndex) -> None:
+        line = self.mirror.line(what.index)
+        line.state = "starting"
+        if what.why:
+            line.restarts += 1
+            text = f"index {what.index} was lost: {what.why}"
+            self.mirror.event("index.lost", text, Level.WARN, index=what.index, payload={"life": what.life - 1})
+        self.pool.start(what)
+
+    def _stop_index(self, what: StopIndex) -> None:
+        self.mirror.line(what.index).state = "stopped"
+        if not what.kill:
+            self.mirror.event("index.completed", f"index {what.index}: {what.reason}", index=what.index)
+        self.pool.stop(what)
+
+    def _note_push(self, what: Push) -> None:
+        first = what.work[0]
+        if isinstance(first, SpanWork) and first.input != STEPS:
+            self.mirror.line(what.index).now = self.spec.inputs[first.input].filename
+
+    def _ready(self, index: int, life: int, ready: Ready) -> None:
+        if not self.started:
+            self.started = True
+            self.mirror.progress_kind = ready.progress_kind
+            self._say(Started(self.token, platform.node(), os.getpid()))
+        self.mirror.line(index).state = "running"
+        kind = "index.started" if life == 1 else "index.restarted"
+        text = f"index {index} is up on {ready.host} after {ready.seconds:.1f} s"
+        self.mirror.event(kind, text, index=index, payload={"pid": ready.pid, "host": ready.host, "life": life})
+        self._worker_events(index, ready.events)
+
+    def _reply(self, index: int, reply: LeaseReply) -> None:
+        for plan in reply.plans:
+            self.plans.setdefault(plan.input, plan)
+            self.mirror.note_plan(plan)
+        line = self.mirror.line(index)
+        line.seconds = round(line.seconds + reply.seconds, 3)
+        self._worker_events(index, reply.events)
+        if reply.storage_error:
+            self.mirror.event("storage.error", reply.storage_error, Level.ERROR, index=index, once=True)
+
+    def _worker_events(self, index: int, events: list[Any]) -> None:
+        for one in events:
+            self.mirror.event(
+                one.event_type, one.message, Level(one.level), index=index, payload=one.payload, once=True
+            )
+
+    async def _committed(self, entry: Entry) -> None:
+        self.mirror.note_entry(entry)
+        if entry.commits:
+            self.tell(Committed(entry.commits))
+
+    # --- ends ---
+
+    def _say(self, command: Any) -> None:
+        """A command to the record, from inside the loop; what it comes to is seen by the heartbeat too."""
+        task = asyncio.create_task(self._transact(command))
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+
+    async def _transact(self, command: Any) -> None:
+        try:
+            await self.store.transact(self.spec.id, command, datetime.now(UTC))
+        except StaleAttempt:
+            self._stale()
+        except StoreUnavailable as error:
+            log.warning("redis is away; the job goes on", error=str(error))
+        except JosError as error:
+            log.info("not accepted", command=type(command).__name__, error=str(error))
+
+    def _asked(self, status: Status) -> None:
+        self.drain(f"the job is {status}")
+
+    def _stale(self) -> None:
+        self._end(Outcome(Ending.FENCED, "another attempt runs this job now"))
+
+    def _failed(self, error: JosError) -> None:
+        self._end(self._outcome_of(error))
+
+    def _outcome_of(self, error: JosError) -> Outcome:
+        if isinstance(error, FenceLost | StaleAttempt):
+            return Outcome(Ending.FENCED, str(error))
+        failure = JobFailure(code=error.code, message=str(error))
+        return Outcome(Ending.FAILED, str(error), failure, error.retryable)
+
+    def _end(self, outcome: Outcome) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def _all_done(self) -> bool:
+        return not self.to_plan_left() and all(
+            len(self.log.ledger.of(o).done) == p.tasks for o, p in self.plans.items() if p.error is None
+        )
+
+    def to_plan_left(self) -> bool:
+        return any(o not in self.plans for group in self._planning() for o in group.inputs)
+
+    async def _finish(self, outcome: Outcome, running: bool) -> Outcome:
+        """Everything in hand to disk, everything told, then the last word."""
+        if outcome.ending is Ending.FENCED:
+            return outcome
+        if running:
+            try:
+                async with asyncio.timeout(self.spec.pipeline.timeouts.drain + 60):
+                    await self._settled()
+            except TimeoutError:
+                log.warning("not everything in hand could be written in time")
+        if outcome.ending is Ending.COMPLETED:
+            outcome = self._verdict()
+        return await self._last_word(outcome)
+
+    async def _settled(self) -> None:
+        """The committer has written all, or has failed (then there is nothing to wait for)."""
+        settle = asyncio.create_task(self.committer.settle())
+        failed = asyncio.create_task(self._pen_failed())
+        await asyncio.wait({settle, failed}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (settle, failed):
+            task.cancel()
+
+    async def _pen_failed(self) -> None:
+        await self.committer.broken.wait()
+
+    def _verdict(self) -> Outcome:
+        """A job in which every tracked input failed has failed; one bad input among good ones fails alone."""
+        if self.committer.error is not None:
+            return self._outcome_of(self.committer.error)
+        states = [self.mirror.input_state(o) for o in self.plans if o != STEPS]
+        bad = [s for s in states if s.error_message]
+        if states and len(bad) == len(states):
+            text = f"all {len(bad)} inputs failed; the first: {bad[0].error_message}"
+            names = {i.id: i.filename for i in self.spec.inputs}
+            details = {"inputs": {names[s.input_id]: s.error_message for s in bad[:20]}}
+            failure = JobFailure(code="all_inputs_failed", message=text, details=details)
+            return Outcome(Ending.FAILED, text, failure)
+        done, failed = self.log.ledger.tasks_done, self.log.ledger.tasks_failed
+        text = f"{done - failed:,} tasks done" + (f", {failed:,} failed" if failed else "")
+        if bad:
+            text += f"; {len(bad)} of {len(states)} inputs failed"
+        return Outcome(Ending.COMPLETED, text)
+
+    async def _last_word(self, outcome: Outcome) -> Outcome:
+        """Told until Redis has heard it, or gives no answer for too long: the work itself is safe by then."""
+        deadline = time.monotonic() + LAST_WORD_SECONDS
+        while True:
+            try:
+                return await self._say_last(outcome)
+            except StaleAttempt:
+                return Outcome(Ending.FENCED, "another attempt runs this job now")
+            except StoreUnavailable as error:
+                if time.monotonic() > deadline:
+                    log.error("redis stayed away; run `jos resume` once it is back", error=str(error))
+                    return outcome
+                await asyncio.sleep(1.0)
+
+    async def _say_last(self, outcome: Outcome) -> Outcome:
+        now = datetime.now(UTC)
+        if hasattr(self, "mirror"):
+            if outcome.ending is Ending.COMPLETED:
+                self.mirror.event("inference.completed", outcome.message, Level.SUCCESS, once=True)
+            await self.mirror.flush()
+        if outcome.ending is Ending.DRAINED:
+            await self.store.transact(self.spec.id, Drained(self.token), now)
+        elif outcome.ending is Ending.COMPLETED:
+            await self._ensure_started(now)
+            await self.store.transact(self.spec.id, Completed(self.token, outcome.message), now)
+        elif outcome.failure is not None:
+            command = Exited(self.token, outcome.failure, outcome.retryable)
+            await self.store.transact(self.spec.id, command, now)
+        return outcome
+
+    async def _ensure_started(self, now: datetime) -> None:
+        """A resume that finds nothing left to do never had an index up; COMPLETED only follows RUNNING."""
+        job = await self.store.get(self.spec.id)
+        if job.status is Status.ADMITTED:
+            await self.store.transact(self.spec.id, Started(self.token, platform.node(), os.getpid()), now)

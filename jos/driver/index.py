@@ -1,0 +1,461 @@
+"""An index: one Ray actor that holds one worker and does leases of spans for the driver.
+
+Three threads, so that reading, computing and writing of neighbouring spans overlap; small queues between them, so
+that memory stays flat. Only ids, counts and digests go back to the driver; bytes go to object storage.
+May import: jos.core, jos.storage, jos.worker. The worker class is imported here and nowhere else.
+Tests: tests/unit/test_index.py (without Ray), tests/integration/test_driver.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import itertools
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from jos.core.dispatch import SpanFault
+from jos.core.errors import JobImpossible, JosError, StorageUnavailable
+from jos.core.ledger import MAX_FAILURES, STEPS, Blob, Commit
+from jos.core.model import Distribute, JobSpec
+from jos.core.plan import InputPlan, PlanWork, SpanWork, Work
+from jos.storage import open_storage
+from jos.storage.source import FileSource
+from jos.worker import Context, InputInvalid, Output, Plan, Span, Trainer, Worker
+
+MAX_MESSAGE = 2000
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """What an index is made from; travels once, at the actor's creation."""
+
+    spec_json: bytes  # JobSpec
+    storage_url: str
+    folder: str  # of the job in the storage root, ending in "/"
+    attempt: str  # token
+    index: int
+    life: int
+    device: str
+    threads: int
+    import_paths: tuple[str, ...] = ()  # where to look for the worker's module
+
+
+@dataclass(frozen=True)
+class WorkerEvent:
+    event_type: str
+    level: str
+    message: str
+    payload: Mapping[str, Any]
+
+
+@dataclass
+class Ready:
+    host: str
+    pid: int
+    seconds: float
+    trainer: bool
+    progress_kind: str
+    events: list[WorkerEvent]
+    error: JosError | None = None  # no other index would fare better
+
+
+@dataclass
+class LeaseReply:
+    lease: int
+    seconds: float = 0.0
+    commits: list[Commit] = field(default_factory=list)
+    faults: list[SpanFault] = field(default_factory=list)
+    plans: list[InputPlan] = field(default_factory=list)
+    events: list[WorkerEvent] = field(default_factory=list)
+    sick: str | None = None
+    storage_error: str | None = None  # storage refused a write: no fault of the span
+
+
+@dataclass
+class _Lease:
+    """A lease in hand: how many works are still open, and what became of the others."""
+
+    reply: LeaseReply
+    open: int
+    done: asyncio.Future[LeaseReply]
+    loop: asyncio.AbstractEventLoop
+
+
+@dataclass
+class _Item:
+    """A span on its way through the threads."""
+
+    lease: _Lease
+    work: SpanWork
+    span: Span
+    data: Any = None
+    results: list[Any] = field(default_factory=list)
+    output: Output | None = None
+    state: bytes | None = None
+    begun: float = 0.0
+
+
+def _short(error: BaseException) -> str:
+    """One error as one line for people; the traceback goes to the index's log."""
+    text = str(error) if isinstance(error, JosError) else f"{type(error).__name__}: {error}"
+    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " …"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch's, without importing torch
+
+
+def _sick(error: BaseException) -> bool:
+    """After a CUDA fault the process's context is unusable: every later call fails too."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+
+
+def load_worker(path: str, import_paths: tuple[str, ...] = ()) -> type[Worker]:
+    """The class behind `package.module:Class`. Raises JobImpossible with what is wrong."""
+    for extra in import_paths:
+        if extra not in sys.path:
+            sys.path.append(extra)
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise JobImpossible(
+            f"the pipeline's worker {path} cannot be imported: {error}.",
+            suggestion="Install what it needs where the indexes run (for JOS's own pipelines: jos[torch]).",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Worker)):
+        raise JobImpossible(f"{path} is not a jos.worker.Worker")
+    return found
+
+
+class Index:
+    """The actor. `ready` sets the worker up; `run` does one lease; `stop` asks it to finish soon."""
+
+    def __init__(self, config: IndexConfig) -> None:
+        self.config = config
+        self.spec = JobSpec.model_validate_json(config.spec_json)
+        self.storage = open_storage(config.storage_url)
+        self.events: list[WorkerEvent] = []
+        self.stopping = threading.Event()
+        self.drop_after = float("inf")  # monotonic time after which even the span in hand is dropped
+        self.worker: Worker
+        self.batch_size = 1
+        self.position: int | None = 0  # a trainer's: the step its state stands at; None = unknown, after a fault
+        self.to_read: queue.SimpleQueue[tuple[_Lease, Work]] = queue.SimpleQueue()
+        self.to_compute: queue.Queue[_Item] = queue.Queue(maxsize=2)
+        self.to_write: queue.Queue[_Item] = queue.Queue(maxsize=2)
+
+    # --- called by the driver ---
+
+    async def ready(self) -> Ready:
+        started = time.monotonic()
+        error: JosError | None = None
+        try:
+            await asyncio.to_thread(self._setup)
+        except JobImpossible as impossible:
+            error = impossible
+        else:
+            for name, loop in (("read", self._read), ("compute", self._compute), ("write", self._write)):
+                threading.Thread(target=self._forever, args=(loop,), name=f"jos-{name}", daemon=True).start()
+        kind = self.worker.progress_kind if error is None else ""
+        trainer = error is None and isinstance(self.worker, Trainer)
+        host = os.uname().nodename
+        return Ready(host, os.getpid(), time.monotonic() - started, trainer, kind, self._take_events(), error)
+
+    async def run(self, lease: int, work: tuple[Work, ...]) -> LeaseReply:
+        """Does all of it, in order. One bad span does not stop the others."""
+        loop = asyncio.get_running_loop()
+        held = _Lease(LeaseReply(lease), len(work), loop.create_future(), loop)
+        for one in work:  # no await before this: leases stay in the order they were pushed
+            self.to_read.put((held, one))
+        reply = await held.done
+        reply.events = self._take_events()
+        return reply
+
+    async def stop(self, grace: float) -> None:
+        """Finish the span in hand if it takes no longer than `grace` seconds, drop the others."""
+        self.drop_after = time.monotonic() + grace
+        self.stopping.set()
+
+    # --- setup ---
+
+    def _setup(self) -> None:
+        self.worker = self._new_worker()
+        self.batch_size = max(1, int(self.worker.batch_size))
+
+    def _new_worker(self) -> Worker:
+        spec, config = self.spec, self.config
+        worker = load_worker(spec.pipeline.worker, config.import_paths)()
+        replicated = {
+            port: [FileSource.of(i) for i in spec.inputs if i.port == port]
+            for port, what in spec.pipeline.inputs.items()
+            if what.distribute is Distribute.REPLICATE
+        }
+        worker.context = Context(
+            spec.config, config.index, config.device, config.threads, replicated, self._emit, self.stopping
+        )
+        worker.setup()
+        return worker
+
+    def _emit(self, event_type: str, level: str, message: str, payload: Mapping[str, Any]) -> None:
+        self.events.append(WorkerEvent(event_type, level, message, dict(payload)))
+
+    def _take_events(self) -> list[WorkerEvent]:
+        taken, self.events = self.events, []
+        return taken
+
+    # --- the three threads ---
+
+    def _forever(self, step: Any) -> None:
+        try:
+            while True:
+                step()
+        except BaseException:  # a bug of ours: die loudly, the driver starts another index
+            traceback.print_exc()
+            os._exit(70)
+
+    def _read(self) -> None:
+        lease, work = self.to_read.get()
+        if isinstance(work, PlanWork):
+            self._plan(lease, work)
+            return
+        span = Span(work.start, work.end, work.hint, work.hint_start, work.hint_end, work.part)
+        item = _Item(lease, work, span)
+        if self.stopping.is_set():
+            self._fault(item, "dropped: the index was asked to stop", dropped=True)
+            return
+        if work.bury is None and work.input != STEPS:
+            try:
+                item.data = self.worker.read(self._source(work.input), span)
+            except Exception as error:
+                self._failed(item, error)
+                return
+        self.to_compute.put(item)
+
+    def _compute(self) -> None:
+        item = self.to_compute.get()
+        item.begun = time.monotonic()
+        try:
+            if item.work.bury is None:
+                if isinstance(self.worker, Trainer):
+                    if not self._steps(self.worker, item):
+                        return
+                elif not self._batches(item):
+                    return
+        except Exception as error:
+            self.position = None
+            self._failed(item, error)
+            return
+        item.lease.reply.seconds += time.monotonic() - item.begun
+        self.to_write.put(item)
+
+    def _batches(self, item: _Item) -> bool:
+        """All micro-batches of a span; False if it was dropped because the index must leave."""
+        at, size = 0, len(item.span)
+        while at < size:
+            if self._must_drop(item):
+                return False
+            batch = min(self.batch_size, size - at)
+            try:
+                item.results.append(self.worker.compute(item.data[at : at + batch]))
+            except Exception as error:
+                if not _out_of_memory(error) or batch == 1:
+                    raise
+                self._halve(batch, error)
+                continue
+            at += batch
+        return True
+
+    def _halve(self, batch: int, error: Exception) -> None:
+        """The GPU is full: a smaller batch from now on. Nothing computed so far is lost."""
+        self.batch_size = max(1, batch // 2)
+        if "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()
+        message = f"index {self.config.index} ran out of GPU memory with batches of {batch}; goes on with {batch // 2}"
+        self._emit("inference.oom", "WARN", message, {"batch_size": self.batch_size, "error": _short(error)[:300]})
+
+    def _steps(self, trainer: Trainer, item: _Item) -> bool:
+        """A trainer's steps, from the state that the span begins with."""
+        work = item.work
+        if self.position != work.start:
+            if work.state is not None:
+                trainer.load(self.storage.read(self.config.folder + work.state))
+            elif work.start == 0:
+                self.worker = trainer = self._fresh_trainer()
+            else:
+                self._fault(item, f"the state of step {work.start} is not here", dropped=True)
+                return False
+            self.position = work.start
+        metrics: Mapping[str, float] = {}
+        for number in range(work.start, work.end):
+            if self._must_drop(item):
+                self.position = number
+                return False
+            metrics = trainer.step(number)
+        self.position = work.end
+        item.output = Output(metrics=dict(metrics))
+        item.state = trainer.save()
+        return True
+
+    def _fresh_trainer(self) -> Trainer:
+        worker = self._new_worker()
+        assert isinstance(worker, Trainer)
+        return worker
+
+    def _must_drop(self, item: _Item) -> bool:
+        if not self.stopping.is_set() or time.monotonic() < self.drop_after:
+            return False
+        self._fault(item, "dropped: no time was left to finish it", dropped=True)
+        return True
+
+    def _write(self) -> None:
+        item = self.to_write.get()
+        work = item.work
+        try:
+            output = item.output or self._output(item)
+        except Exception as error:
+            self._failed(item, error)
+            return
+        name = f"{work.input:06d}-{work.start:012d}-{work.end}-{self.config.index}.{self.config.life}"
+        body = state = None
+        try:
+            if work.output and (work.header or output.body):
+                body = self._put(f"parts/{self.config.attempt}/{name}", work.header + output.body)
+            if item.state is not None:
+                state = self._put(f"state/{self.config.attempt}/{name}", item.state)
+        except JosError as error:  # the disk is full, or the store is away: the span is not to blame
+            self._unwritten(item, error)
+            return
+        failures = sorted(output.failures.items())
+        commit = Commit(
+            input=work.input,
+            start=work.start,
+            end=work.end,
+            part=work.part,
+            index=self.config.index,
+            failed=len(failures),
+            failures=tuple((t, m[:MAX_MESSAGE]) for t, m in failures[:MAX_FAILURES]),
+            body=body,
+            state=state,
+            metrics=dict(output.metrics),
+        )
+        self._finish(item.lease, commit=commit)
+
+    def _output(self, item: _Item) -> Output:
+        work = item.work
+        source = self._source(work.input)
+        if work.bury is None:
+            return self.worker.write(source, item.span, item.data, item.results)
+        try:
+            body = self.worker.failed(source, item.span, work.bury)
+        except Exception:  # burying must not fail in turn: then the tasks simply have no bytes
+            traceback.print_exc()
+            body = b""
+        return Output(body, dict.fromkeys(range(work.start, work.end), work.bury))
+
+    # --- planning ---
+
+    def _plan(self, lease: _Lease, work: PlanWork) -> None:
+        """Cuts the inputs of one group and writes the plan, unless an earlier attempt did already."""
+        began = time.monotonic()
+        key = f"{self.config.folder}plan/{work.group:08d}.json"
+        try:
+            plans = [self._plan_one(ordinal) for ordinal in work.inputs]
+            self.storage.create(key, orjson.dumps([p.to_json() for p in plans]))
+            # what is stored counts, also if another attempt was faster
+            plans = [InputPlan.from_json(p) for p in orjson.loads(self.storage.read(key))]
+        except StorageUnavailable as error:
+            lease.reply.storage_error = _short(error)
+            self._finish(lease)
+            return
+        lease.reply.plans.extend(plans)
+        lease.reply.seconds += time.monotonic() - began
+        self._finish(lease)
+
+    def _plan_one(self, ordinal: int) -> InputPlan:
+        try:
+            if ordinal == STEPS:
+                assert isinstance(self.worker, Trainer)
+                plan = self.worker.steps()
+            else:
+                plan = self.worker.plan(self._source(ordinal))
+            return self._checked(ordinal, plan)
+        except StorageUnavailable:
+            raise
+        except Exception as error:
+            if not isinstance(error, InputInvalid):
+                traceback.print_exc()
+            return InputPlan(ordinal, [0], error=_short(error))
+
+    def _checked(self, ordinal: int, plan: Plan) -> InputPlan:
+        """A worker's plan, refused where it breaks the contract of jos.worker.Plan."""
+        bounds = [int(b) for b in plan.bounds] or [0]
+        if bounds[0] != 0 or any(a >= b for a, b in itertools.pairwise(bounds)):
+            raise ValueError("the worker's plan is wrong: bounds must begin at 0 and grow")
+        if plan.hints and len(plan.hints) != len(bounds) - 1:
+            raise ValueError(f"the worker's plan is wrong: {len(plan.hints)} hints for {len(bounds) - 1} spans")
+        port = self.worker.port if plan.output_name else ""
+        header = plan.header if plan.output_name else b""
+        return InputPlan(
+            ordinal,
+            bounds,
+            list(plan.hints),
+            plan.part_tasks,
+            plan.output_name,
+            header,
+            port,
+            plan.message,
+        )
+
+    # --- ends of a span ---
+
+    def _source(self, ordinal: int) -> FileSource:
+        return FileSource.of(self.spec.inputs[ordinal])
+
+    def _put(self, key: str, data: bytes) -> Blob:
+        self.storage.write(self.config.folder + key, data)
+        return Blob(key, len(data), hashlib.sha256(data).hexdigest())
+
+    def _failed(self, item: _Item, error: Exception) -> None:
+        if isinstance(error, StorageUnavailable):
+            self._unwritten(item, error)
+            return
+        if not isinstance(error, JosError):
+            traceback.print_exception(error)
+        if _sick(error):
+            item.lease.reply.sick = _short(error)
+        self._fault(item, _short(error), final=isinstance(error, InputInvalid))
+
+    def _unwritten(self, item: _Item, error: JosError) -> None:
+        item.lease.reply.storage_error = _short(error)
+        self.position = None
+        self._fault(item, _short(error), dropped=True)
+
+    def _fault(self, item: _Item, message: str, *, final: bool = False, dropped: bool = False) -> None:
+        work = replace(item.work, state=None)
+        self._finish(item.lease, fault=SpanFault(work, message, final, dropped))
+
+    def _finish(self, lease: _Lease, commit: Commit | None = None, fault: SpanFault | None = None) -> None:
+        """One work of a lease is over; the lease goes back when all are. Called from any of the threads."""
+        lease.loop.call_soon_threadsafe(self._settle, lease, commit, fault)
+
+    @staticmethod
+    def _settle(lease: _Lease, commit: Commit | None, fault: SpanFault | None) -> None:
+        if commit is not None:
+            lease.reply.commits.append(commit)
+        if fault is not None:
+            lease.reply.faults.append(fault)
+        lease.open -= 1
+        if lease.open == 0 and not lease.done.done():
+            lease.done.set_result(lease.reply)

@@ -1,0 +1,335 @@
+"""What the driver tells the world through Redis: events, progress, inputs, outputs, a live line per index.
+
+Everything told here is in the commit log first. Batches are numbered, so that a batch whose reply was lost is not
+told twice; while Redis is away the driver goes on working and this keeps what is to be told (progress thinned out).
+May import: jos.core, jos.store. Tests: tests/unit/test_mirror.py, tests/integration/test_driver.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from jos.core.errors import StaleAttempt, StoreUnavailable
+from jos.core.ids import derived_id
+from jos.core.ledger import STEPS, Commit, Entry, Finished, InputLedger, Ledger
+from jos.core.model import (
+    EventDraft,
+    InputState,
+    InputStatus,
+    JobSpec,
+    Level,
+    Output,
+    ProgressDraft,
+    Status,
+)
+from jos.core.plan import InputPlan
+from jos.store.records import Mirror as Batch
+from jos.store.redis import Store
+
+EVERY = 0.5  # seconds between batches; also the heartbeat and how soon a cancel is seen
+MOST = 2000  # things told in one batch
+KEEP_PROGRESS = 10_000  # entries kept while Redis is away
+
+log = structlog.get_logger()
+
+
+@dataclass
+class IndexLine:
+    """One index, as a live display shows it."""
+
+    state: str = "starting"
+    tasks: int = 0
+    failed: int = 0
+    seconds: float = 0.0  # busy
+    now: str = ""  # the input it works on
+    restarts: int = 0
+
+
+@dataclass
+class Told:
+    """Inputs as they were last told, to tell only what changed."""
+
+    status: InputStatus = InputStatus.PENDING
+    tasks: int | None = None
+    done: int = -1
+
+
+@dataclass
+class Mirror:
+    """`beat` runs until cancelled; `note_*` collect; `flush` tells all that was collected."""
+
+    store: Store
+    spec: JobSpec
+    token: str
+    ledger: Ledger
+    plans: Mapping[int, InputPlan]
+    asked: Callable[[Status], None]  # the job's status is no longer ours to run under
+    stale: Callable[[], None]  # another attempt runs this job
+    progress_kind: str = "inference"
+    seq: int = 0
+    events: list[EventDraft] = field(default_factory=list)
+    progress: list[ProgressDraft] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    changed: dict[int, None] = field(default_factory=dict)  # ordinals, in order
+    told: dict[int, Told] = field(default_factory=dict)
+    completed: int = 0  # inputs
+    pending: Batch | None = None  # sent, reply not seen
+    lines: dict[int, IndexLine] = field(default_factory=dict)
+    said: set[tuple[str, str]] = field(default_factory=set)
+    began: float = field(default_factory=time.monotonic)
+    done_before: int = 0  # tasks that earlier attempts committed
+    away: str | None = None  # why Redis cannot be reached, while it cannot
+
+    # --- collecting ---
+
+    def event(
+        self,
+        event_type: str,
+        message: str,
+        level: Level = Level.INFO,
+        *,
+        input_id: str | None = None,
+        index: int | None = None,
+        payload: Mapping[str, Any] | None = None,
+        once: bool = False,
+    ) -> None:
+        if once:
+            if (event_type, message) in self.said:
+                return
+            self.said.add((event_type, message))
+        self.events.append(
+            EventDraft(
+                event_type=event_type,
+                level=level,
+                message=message,
+                payload=dict(payload or {}),
+                input_id=input_id,
+                index=index,
+                created_at=datetime.now(UTC),
+            )
+        )
+
+    def line(self, index: int) -> IndexLine:
+        return self.lines.setdefault(index, IndexLine())
+
+    def note_plan(self, plan: InputPlan) -> None:
+        if plan.message and plan.input != STEPS:
+            source = self.spec.inputs[plan.input]
+            self.event("input.empty", f"{source.filename}: {plan.message}", Level.WARN, input_id=source.id)
+        self.changed[plan.input] = None
+
+    def note_entry(self, entry: Entry) -> None:
+        for commit in entry.commits:
+            line = self.line(commit.index)
+            line.tasks += commit.end - commit.start
+            line.failed += commit.failed
+            self.changed[commit.input] = None
+            self._note_training(commit)
+        for finished in entry.finished:
+            self.outputs.append(self.output(finished))
+            self.changed[finished.input] = None
+
+    def _note_training(self, commit: Commit) -> None:
+        if commit.state is None:
+            return
+        self.progress.append(
+            ProgressDraft(
+                kind="training",
+                step=commit.end,
+                message=f"step {commit.end}",
+                metrics=dict(commit.metrics),
+                index=commit.index,
+                created_at=datetime.now(UTC),
+            )
+        )
+
+    def output(self, finished: Finished) -> Output:
+        source = self.spec.inputs[finished.input]
+        return Output(
+            id=derived_id("out", self.spec.id, finished.filename),
+            port=self.plans[finished.input].port,
+            input_id=source.id,
+            filename=finished.filename,
+            key=finished.blob.key,
+            num_bytes=finished.blob.num_bytes,
+            sha256=finished.blob.sha256,
+            tasks=finished.tasks,
+            created_at=datetime.fromisoformat(finished.at),
+        )
+
+    # --- where the job stands ---
+
+    async def reconcile(self) -> None:
+        """At an attempt's start: what the log knows and Redis may not (its last attempt died in between, or Redis
+        was lost) is told now, and nothing that was told before is told again."""
+        states = await self.store.inputs(self.spec.id)
+        for ordinal, source in enumerate(self.spec.inputs):
+            if (state := states.get(source.id)) is not None:
+                self.told[ordinal] = Told(state.status, state.tasks, state.done)
+                self.completed += state.step is not None
+        self.done_before = self.ledger.tasks_done
+        for ordinal, one in self.ledger.inputs.items():
+            self.changed[ordinal] = None
+            if ordinal in self.plans:
+                self.outputs.extend(self.output(f) for _, f in sorted(one.finished.items()))
+        for ordinal in self.plans:
+            self.changed[ordinal] = None
+        for ordinal, source in enumerate(self.spec.inputs):
+            if source.tracked and ordinal not in self.told:
+                self.changed[ordinal] = None
+
+    def input_state(self, ordinal: int) -> InputState:
+        """The state of an input as plan and ledger have it."""
+        source, plan = self.spec.inputs[ordinal], self.plans.get(ordinal)
+        one = self.ledger.inputs.get(ordinal, InputLedger())
+        if plan is None:
+            return InputState(input_id=source.id, status=InputStatus.PENDING)
+        done = len(one.done)
+        status = InputStatus.PROCESSING
+        error = plan.error
+        if plan.error is not None:
+            status = InputStatus.FAILED
+        elif done == plan.tasks and len(one.finished) == plan.parts:
+            status = InputStatus.FAILED if one.failed else InputStatus.COMPLETED
+        elif done == 0:
+            status = InputStatus.PENDING
+        if one.first_failure is not None:
+            error = f"{one.failed:,} of {plan.tasks:,} tasks failed; the first: {one.first_failure[1]}"
+        return InputState(
+            input_id=source.id,
+            status=status,
+            tasks=plan.tasks,
+            done=done,
+            failed=one.failed,
+            error_message=error,
+        )
+
+    def totals(self) -> dict[str, Any]:
+        """The job as a whole; `items_total` counts planned inputs only until `planned` is true."""
+        tracked = [o for o, i in enumerate(self.spec.inputs) if self.is_scattered(o)]
+        planned = all(o in self.plans for o in tracked) and (bool(tracked) or STEPS in self.plans)
+        total = sum(p.tasks for p in self.plans.values())
+        done = self.ledger.tasks_done
+        elapsed = time.monotonic() - self.began
+        rate = (done - self.done_before) / elapsed if elapsed > 0 else 0.0
+        return {
+            "items_total": total,
+            "items_processed": done,
+            "failed": self.ledger.tasks_failed,
+            "planned": planned,
+            "percent_complete": round(100 * done / total, 2) if total and planned else 0.0,
+            "inputs_total": len(tracked),
+            "inputs_done": self.completed,
+            "tasks_per_second": round(rate, 1),
+            "seconds_left": round((total - done) / rate, 1) if rate > 0 and planned else None,
+            "storage_waits": self.away,
+            "indexes": {str(i): vars(line).copy() for i, line in sorted(self.lines.items())},
+        }
+
+    def is_scattered(self, ordinal: int) -> bool:
+        return self.spec.inputs[ordinal].tracked
+
+    def _changes(self) -> list[InputState]:
+        """States that differ from what was told, with the events and progress entries of the difference."""
+        changed, self.changed = self.changed, {}
+        return [s for o in changed if o != STEPS and self.is_scattered(o) and (s := self._change(o)) is not None]
+
+    def _change(self, ordinal: int) -> InputState | None:
+        state, was = self.input_state(ordinal), self.told.setdefault(ordinal, Told())
+        if (state.status, state.tasks, state.done) == (was.status, was.tasks, was.done):
+            return None
+        name, now = self.spec.inputs[ordinal].filename, datetime.now(UTC)
+        started = state.status is not InputStatus.PENDING and was.status is InputStatus.PENDING
+        ended = state.status in (InputStatus.COMPLETED, InputStatus.FAILED) and state.status is not was.status
+        if started and not (state.tasks == 0 and state.status is InputStatus.FAILED):
+            self.event("input_started", f"{name}: {state.tasks:,} tasks", input_id=state.input_id)
+        if ended:
+            self.completed += 1
+            state = state.model_copy(update={"completed_at": now, "step": self.completed})
+            good = state.status is InputStatus.COMPLETED
+            message = f"{name}: all {state.done:,} tasks done" if good else f"{name}: {state.error_message}"
+            self.event(
+                "inference.success" if good else "inference.failed",
+                message,
+                Level.SUCCESS if good else Level.ERROR,
+                input_id=state.input_id,
+                payload={"items_processed": state.done, "failed": state.failed},
+            )
+        if state.done != max(was.done, 0) or ended:
+            self.progress.append(self._progress(state, now))
+        self.told[ordinal] = Told(state.status, state.tasks, state.done)
+        return state
+
+    def _progress(self, state: InputState, now: datetime) -> ProgressDraft:
+        total = state.tasks or 0
+        percent = 100.0 if not total else round(100 * state.done / total, 2)
+        return ProgressDraft(
+            kind=self.progress_kind,
+            step=state.done,
+            message=f"{state.done:,} of {total:,}",
+            metrics={
+                "percent_complete": percent,
+                "items_processed": state.done,
+                "items_total": total,
+                "success": state.done - state.failed,
+                "failed": state.failed,
+            },
+            input_id=state.input_id,
+            created_at=now,
+        )
+
+    # --- telling ---
+
+    async def flush(self) -> None:
+        """Tells what was collected. Raises StoreUnavailable (all is kept) or StaleAttempt."""
+        while True:
+            batch = self.pending or self._batch()
+            self.pending = batch
+            reply = await self.store.mirror(self.spec.id, batch)
+            self.pending = None
+            self.seq = batch.seq
+            if reply.status not in (Status.RUNNING, Status.ADMITTED):
+                self.asked(reply.status)
+            if not (self.events or self.outputs or self.progress or self.changed):
+                return
+
+    def _batch(self) -> Batch:
+        states = self._changes()
+        events, self.events = self.events[:MOST], self.events[MOST:]
+        progress, self.progress = self.progress[:MOST], self.progress[MOST:]
+        outputs, self.outputs = self.outputs[:MOST], self.outputs[MOST:]
+        return Batch(
+            token=self.token,
+            seq=self.seq + 1,
+            at=datetime.now(UTC),
+            events=events,
+            progress=progress,
+            inputs=states,
+            outputs=outputs,
+            live=self.totals(),
+        )
+
+    async def beat(self) -> None:
+        """The heartbeat. A Redis that is away stops nothing: work goes on and is told later."""
+        while True:
+            try:
+                await self.flush()
+                if self.away:
+                    log.info("redis is back", job=self.spec.id)
+                self.away = None
+            except StoreUnavailable as error:
+                if self.away is None:
+                    log.warning("redis is away; the job goes on", job=self.spec.id, error=str(error))
+                self.away = str(error)
+                del self.progress[:-KEEP_PROGRESS]
+            except StaleAttempt:
+                self.stale()
+                return
+            await asyncio.sleep(EVERY)

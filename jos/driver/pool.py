@@ -1,0 +1,146 @@
+"""The Ray side of indexes: starts actors, sends them leases, tells of their deaths.
+
+Actors are plain, with no restarts and no retries of Ray's own: the driver sees a death within milliseconds, and the
+brain (jos.core.dispatch) decides. May import: ray, jos.core, jos.driver.index. Tests: tests/integration/test_driver.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import ray
+import structlog
+from ray.exceptions import RayError
+
+from jos.core.dispatch import IndexDown, IndexUp, LeaseDone, Push, StartIndex, Stimulus, StopIndex
+from jos.core.errors import JosError
+from jos.core.model import Resources
+from jos.driver.index import Index, IndexConfig, LeaseReply, Ready
+
+log = structlog.get_logger()
+
+
+class Pool:
+    """`tell` takes stimuli for the brain; `on_ready` each index that came up; `on_reply` each lease's reply."""
+
+    def __init__(
+        self,
+        template: IndexConfig,
+        resources: Resources,
+        gpu: bool,
+        tell: Callable[[Stimulus], None],
+        on_ready: Callable[[int, int, Ready], None],
+        on_reply: Callable[[int, LeaseReply], None],
+        impossible: Callable[[JosError], None],
+    ) -> None:
+        self.template, self.tell, self.on_ready, self.on_reply = template, tell, on_ready, on_reply
+        self.impossible = impossible
+        self.options: dict[str, Any] = {
+            "num_cpus": resources.cpu,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": 16,
+        }
+        if resources.memory_bytes:
+            self.options["memory"] = resources.memory_bytes
+        if gpu:
+            self.options["num_gpus"] = resources.gpu.count
+            if resources.gpu.type:
+                self.options["accelerator_type"] = resources.gpu.type
+        self.actors: dict[tuple[int, int], Any] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, what: StartIndex) -> None:
+        self._spawn(self._start(what))
+
+    async def _start(self, what: StartIndex) -> None:
+        if what.delay:
+            await asyncio.sleep(what.delay)
+        config = replace(self.template, index=what.index, life=what.life)
+        actor = ray.remote(**self.options)(Index).remote(config)
+        self.actors[what.index, what.life] = actor
+        try:
+            ready: Ready = await actor.ready.remote()
+        except RayError as error:
+            self._down(what.index, what.life, error)
+            return
+        if ready.error is not None:
+            self.impossible(ready.error)
+            return
+        self.on_ready(what.index, what.life, ready)
+        self.tell(IndexUp(what.index, what.life))
+
+    def push(self, what: Push) -> None:
+        self._spawn(self._push(what))
+
+    async def _push(self, what: Push) -> None:
+        actor = self.actors.get((what.index, what.life))
+        if actor is None:
+            return  # died since; the brain has taken the lease back
+        try:
+            reply: LeaseReply = await actor.run.remote(what.lease, what.work)
+        except RayError as error:
+            self._down(what.index, what.life, error)
+            return
+        self.on_reply(what.index, reply)
+        self.tell(
+            LeaseDone(
+                what.index,
+                what.life,
+                reply.lease,
+                reply.seconds,
+                tuple(reply.commits),
+                tuple(reply.faults),
+                tuple(reply.plans),
+                reply.sick,
+                reply.storage_error,
+            )
+        )
+
+    def stop(self, what: StopIndex) -> None:
+        """Idle indexes and those that hang alike: nothing that is not committed is worth waiting for."""
+        self._kill(what.index, what.life)
+
+    def drain(self, grace: float) -> None:
+        """Asks every index to finish what it has in hand within `grace` seconds."""
+        for actor in self.actors.values():
+            actor.stop.remote(grace)
+
+    def _down(self, index: int, life: int, error: RayError) -> None:
+        self._kill(index, life)
+        self.tell(IndexDown(index, life, _reason(error)))
+
+    def _kill(self, index: int, life: int) -> None:
+        actor = self.actors.pop((index, life), None)
+        if actor is not None:
+            with contextlib.suppress(RayError):  # already dead is as good
+                ray.kill(actor, no_restart=True)
+
+    def close(self) -> None:
+        for index, life in list(self.actors):
+            self._kill(index, life)
+        for task in self.tasks:
+            task.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            wrapped = error if isinstance(error, JosError) else JosError(f"{type(error).__name__}: {error}")
+            self.impossible(wrapped)
+
+
+def _reason(error: RayError) -> str:
+    """Ray's many-line report as the one line that tells people what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [li for li in lines if "cause" in li.lower() or "Error" in li or "killed" in li.lower()]
+    text = (telling or lines or [type(error).__name__])[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
+    return text[:500]

@@ -1,0 +1,158 @@
+"""The way to Redis: finds it, starts it when it is the embedded one, and carries work over broken connections.
+
+Every command may be sent twice, because a lost reply cannot be told from a lost request; what changes
+data must therefore carry a version, a sequence number or its own id (see scripts/*.lua).
+May import: redis, jos.core.errors, jos.store.embedded. Tests: tests/integration/test_store.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,
+    NoPermissionError,
+    ResponseError,
+    TimeoutError,
+)
+
+from jos.core.errors import StoreUnavailable
+from jos.store import embedded
+
+T = TypeVar("T")
+Argument = str | int | bytes
+
+BLOCK_LIMIT_MS = 5_000  # one blocking read; well below the socket's own limit
+_SOCKET_TIMEOUT = 15.0
+_DELAYS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)  # before each further try; about 3 s in all
+
+# Replies of a server that will answer properly soon: a fail-over, a restart, a moving slot.
+_PASSING = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
+# Replies of a server that cannot take writes until somebody mends it.
+_REFUSING = {
+    "MISCONF": "Its disk is full or not writable: make room.",
+    "OOM ": "It reached its `maxmemory`: give it more; JOS needs `maxmemory-policy noeviction`.",
+    "NOPERM": "Its ACL must let JOS use hashes, lists, sorted sets, streams and scripts on `jos:*`.",
+}
+
+
+class Connection:
+    """One client (a pool of sockets) of one event loop."""
+
+    def __init__(self, url: str, data_dir: Path | None) -> None:
+        self._data_dir = data_dir  # only when the server is the embedded one
+        self._place = _place(url) if data_dir is None else f"the embedded Valkey of {data_dir}"
+        try:
+            self._redis: Redis = Redis.from_url(
+                url,
+                protocol=2,
+                socket_timeout=_SOCKET_TIMEOUT,
+                socket_connect_timeout=5.0,
+                retry=Retry(NoBackoff(), 0),  # retrying is done here, where the server can be started again
+            )
+        except ValueError as error:
+            raise StoreUnavailable(
+                f"{_place(url)} is no Redis URL: {error}",
+                suggestion="Use redis://host:port/0, rediss://… for TLS or unix:///path.",
+            ) from error
+        folder = resources.files("jos.store") / "scripts"
+        self._scripts = {
+            name: self._redis.register_script((folder / f"{name}.lua").read_text()) for name in ("write", "mirror")
+        }
+
+    @classmethod
+    async def open(cls, url: str | None, data_dir: Path | None) -> Connection:
+        """Connects to `url`, or without one to the embedded server on `data_dir`."""
+        if url is None:
+            if data_dir is None:
+                raise StoreUnavailable("Neither a Redis URL nor a data folder is given.")
+            connection = cls(await asyncio.to_thread(embedded.ensure, data_dir), Path(data_dir))
+        else:
+            connection = cls(url, None)
+        try:
+            await connection.command("PING")
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def command(self, *parts: Argument) -> Any:
+        """The reply to one command."""
+        return await self._run(lambda: self._redis.execute_command(*parts))  # type: ignore[no-untyped-call]
+
+    async def commands(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """The replies to many commands in one round trip; they are not one transaction."""
+
+        async def work() -> list[Any]:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for parts in commands:
+                    pipeline.execute_command(*parts)
+                return await pipeline.execute()
+
+        return await self._run(work) if commands else []
+
+    async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> list[Any]:
+        """The reply of scripts/NAME.lua."""
+        reply: list[Any] = await self._run(lambda: self._scripts[name](keys=keys, args=arguments))
+        return reply
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work()` gives; again and again while the connection fails, then StoreUnavailable."""
+        last: Exception | None = None
+        for delay in _DELAYS:
+            if last is not None:
+                await self._recover(delay)
+            try:
+                return await work()
+            except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+                raise self._unavailable(error, "Check user name, password and ACL in its URL.") from error
+            except (ConnectionError, TimeoutError, OSError) as error:
+                last = error
+            except ResponseError as error:
+                if not any(word in str(error) for word in _PASSING):
+                    raise self._translated(error) from error
+                last = error
+        assert last is not None
+        raise self._unavailable(last, "Check that it runs and that its address and port are right.") from last
+
+    async def _recover(self, delay: float) -> None:
+        await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+        # All idle sockets are suspect: as many tries could fail as there are of them.
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
+        if self._data_dir is not None:
+            # The address depends on the folder alone, so the pool finds the new server in the old place.
+            await asyncio.to_thread(embedded.ensure, self._data_dir)
+
+    def _translated(self, error: ResponseError) -> Exception:
+        for word, advice in _REFUSING.items():
+            if word in str(error):
+                return self._unavailable(error, advice)
+        return error
+
+    def _unavailable(self, error: Exception, advice: str) -> StoreUnavailable:
+        return StoreUnavailable(f"Redis at {self._place} does not serve: {error}.", suggestion=advice)
+
+
+def _place(url: str) -> str:
+    """Host and port, or path: what may be shown of a URL that can hold a password."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    try:
+        return f"{parts.scheme}://{parts.hostname or '?'}:{parts.port or 6379}"
+    except ValueError:  # a port that is no number
+        return f"{parts.scheme}://{parts.hostname or '?'}"

@@ -1,0 +1,136 @@
+"""From a request to a job that can run: validate, find every input, write `job.json`, then the record.
+
+May import: jos.core, jos.registry, jos.storage, jos.store. Tests: tests/integration/test_submission.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from jos.core import config, lifecycle
+from jos.core.errors import BadRequest, ConfigInvalid, JosError, NotFound, Violation
+from jos.core.ids import new_id
+from jos.core.model import InputRef, Job, JobInput, JobRequest, JobSpec, Pipeline, job_folder
+from jos.registry import Registry
+from jos.storage.base import Storage
+from jos.storage.source import stat_input
+from jos.store.redis import Store
+
+
+def read_request(path: Path) -> JobRequest:
+    """A `job.yaml` (or JSON). Its relative input paths are relative to its own folder. Raises BadRequest or
+    ConfigInvalid with every violation."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{path} is not YAML: {error}") from error
+    request = parse_request(data, str(path))
+    return with_base(request, path.parent)
+
+
+def parse_request(data: Any, name: str = "the request") -> JobRequest:
+    if not isinstance(data, dict):
+        raise BadRequest(
+            f"{name} must be a mapping with at least `name`, `pipeline_key` and `inputs`.",
+            suggestion="`jos pipelines` lists what can be run, pipelines/*/examples hold whole requests.",
+        )
+    try:
+        return JobRequest.model_validate(data)
+    except ValidationError as error:
+        violations = [Violation(_path(e["loc"]), e["msg"]) for e in error.errors()]
+        raise ConfigInvalid(f"{name} is not a valid job request.", violations) from error
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """A JSON path; names that are no plain identifiers are quoted, as in `$.inputs["worker.inference"][0]`."""
+    steps = [f"[{x}]" if isinstance(x, int) else f".{x}" if x.isidentifier() else f'["{x}"]' for x in loc]
+    return "$" + "".join(steps)
+
+
+def with_base(request: JobRequest, folder: Path) -> JobRequest:
+    """The request with its relative paths made absolute."""
+
+    def absolute(ref: InputRef) -> InputRef:
+        if ref.file_id is None or "://" in ref.file_id:
+            return ref
+        path = str((folder / Path(ref.file_id).expanduser()).absolute())
+        return ref.model_copy(update={"file_id": path})
+
+    return request.model_copy(update={"inputs": {p: [absolute(r) for r in refs] for p, refs in request.inputs.items()}})
+
+
+def find_inputs(request: JobRequest, pipeline: Pipeline) -> list[JobInput]:
+    """Looks at every input; raises BadRequest that names all that are missing or unreadable."""
+    refs = [(port, ref) for port, refs in request.inputs.items() for ref in refs if ref.file_id]
+
+    def look(named: tuple[str, InputRef]) -> JobInput | JosError:
+        port, ref = named
+        assert ref.file_id is not None
+        try:
+            num_bytes, fingerprint = stat_input(ref.file_id)
+        except JosError as error:
+            return error
+        return JobInput(
+            id=new_id("inp"),
+            port=port,
+            url=ref.file_id,
+            filename=ref.file_id.rstrip("/").rpartition("/")[2],
+            file_id=ref.file_id,
+            num_bytes=num_bytes,
+            fingerprint=fingerprint,
+            metadata=ref.metadata,
+            tracked=pipeline.inputs[port].tracked,
+        )
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(look, refs))
+    errors = [f for f in found if isinstance(f, JosError)]
+    if errors:
+        unavailable = next((e for e in errors if not isinstance(e, NotFound | BadRequest) and e.retryable), None)
+        if unavailable is not None:
+            raise unavailable
+        lines = "\n".join(f"  {e}" for e in errors[:100])
+        raise BadRequest(f"{len(errors)} of {len(refs)} input files cannot be used:\n{lines}")
+    return [f for f in found if isinstance(f, JobInput)]
+
+
+def specify(request: JobRequest, registry: Registry, org_id: str, job_id: str | None = None) -> JobSpec:
+    """The resolved request. Raises NotFound (pipeline), ConfigInvalid (all violations), BadRequest (inputs)."""
+    pipeline = registry.get(request.pipeline_key, request.pipeline_version)
+    parameters = config.resolve(pipeline, request)
+    return JobSpec(
+        id=job_id or new_id("job"),
+        org_id=org_id,
+        name=request.name,
+        pipeline=pipeline,
+        parameters=parameters,
+        inputs=find_inputs(request, pipeline),
+        priority=pipeline.priority if request.priority is None else request.priority,
+        created_at=datetime.now(UTC),
+    )
+
+
+async def submit(
+    request: JobRequest, store: Store, storage: Storage, registry: Registry, org_id: str, job_id: str | None = None
+) -> Job:
+    """Creates the job, PENDING. `job.json` is written first: a record without it could never run, while the
+    other way round only a file is left behind."""
+    spec = await asyncio.to_thread(specify, request, registry, org_id, job_id)
+    key = f"{job_folder(org_id, spec.id)}job.json"
+    await asyncio.to_thread(storage.create, key, spec.model_dump_json(indent=1, by_alias=True).encode())
+    made = lifecycle.new_job(spec, datetime.now(UTC))
+    return await store.create(made.job, list(made.events))
+
+
+async def load_spec(job: Job, storage: Storage) -> JobSpec:
+    data = await asyncio.to_thread(storage.read, f"{job_folder(job.org_id, job.id)}job.json")
+    return JobSpec.model_validate_json(data)

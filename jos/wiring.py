@@ -1,0 +1,51 @@
+"""Puts the parts together as the settings say: which Redis, which storage, which pipelines.
+
+May import: everything below cli and notebook. Tests: tests/integration/test_wiring.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jos.registry import Registry
+from jos.settings import Settings
+from jos.storage import open_storage, probe
+from jos.storage.base import Storage
+from jos.store.redis import Store
+
+
+@dataclass(frozen=True)
+class Wired:
+    settings: Settings
+    store: Store
+    storage: Storage
+    registry: Registry
+
+
+def open_registry(settings: Settings) -> Registry:
+    return Registry(extra=[Path(p) for p in settings.pipelines.split(os.pathsep) if p])
+
+
+def import_paths(settings: Settings) -> tuple[str, ...]:
+    """Where indexes look for workers: beside each folder of pipelines, and where the driver was started."""
+    folders = [str(Path(p).absolute().parent) for p in settings.pipelines.split(os.pathsep) if p]
+    return (*folders, os.getcwd())
+
+
+@asynccontextmanager
+async def wired(settings: Settings) -> AsyncIterator[Wired]:
+    """Opens store and storage at once, and proves the storage fit. Raises StoreUnavailable, StorageUnavailable or
+    StorageUnfit with what to do."""
+    storage = open_storage(settings.storage_url)
+    proven = asyncio.create_task(asyncio.to_thread(probe, storage))
+    try:
+        async with await Store.open(settings.redis_url, settings.redis_dir) as store:
+            await proven
+            yield Wired(settings, store, storage, open_registry(settings))
+    finally:
+        proven.cancel()

@@ -1,0 +1,450 @@
+"""The driver's brain: tables of single situations, then a random walk over all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from jos.core.dispatch import (
+    AllCommitted,
+    Committed,
+    Dispatch,
+    Drain,
+    GiveUp,
+    IndexDown,
+    IndexUp,
+    Instruction,
+    LeaseDone,
+    Limits,
+    Push,
+    SpanFault,
+    StartIndex,
+    StopIndex,
+    Tick,
+    WriteCommits,
+)
+from jos.core.ledger import STEPS, Blob, Commit, Entry, Ledger
+from jos.core.plan import InputPlan, PlanWork, SpanWork, plan_groups, ready_parts, remaining
+from jos.core.spans import cut
+
+
+def plan(tasks: int, span: int = 10, ordinal: int = 0, part: int | None = None) -> InputPlan:
+    name = "{input_id}_{part}" if part else None
+    return InputPlan(ordinal, cut(tasks, span, part), part_tasks=part, output_name=name, header=b"h\n")
+
+
+@dataclass
+class World:
+    """Indexes and a commit log that do at once what the brain says, but for what a test lets happen."""
+
+    brain: Dispatch
+    ledger: Ledger
+    to_plan: dict[int, InputPlan] = field(default_factory=dict)
+    held: dict[int, list[Push]] = field(default_factory=dict)
+    lives: dict[int, int] = field(default_factory=dict)
+    unwritten: list[Commit] = field(default_factory=list)
+    seen: list[Instruction] = field(default_factory=list)
+    now: float = 0.0
+    bad: frozenset[int] = frozenset()  # tasks that raise
+    deadly: frozenset[int] = frozenset()  # tasks that kill the process
+    sequence: int = 0  # a trainer's position
+
+    @classmethod
+    def of(cls, plans: list[InputPlan], indexes: int = 2, planned: bool = True, **limits: object) -> World:
+        ledger = Ledger()
+        groups = [] if planned else plan_groups([(p.input, 1) for p in plans], most=1)
+        brain = Dispatch(ledger, plans if planned else [], groups, indexes, Limits(**limits), 0.0)  # type: ignore[arg-type]
+        world = cls(brain, ledger, {p.input: p for p in plans})
+        world.obey(brain.start())
+        return world
+
+    def obey(self, instructions: list[Instruction]) -> None:
+        self.seen.extend(instructions)
+        for what in instructions:
+            match what:
+                case StartIndex(index, life):
+                    self.lives[index] = life
+                    self.held[index] = []
+                case StopIndex(index, _, kill):
+                    if not kill:
+                        assert not self.held[index], "an index with work in hand was let go"
+                case Push(index, life):
+                    assert life == self.lives[index]
+                    self.held[index].append(what)
+                case WriteCommits(commits):
+                    self.unwritten.extend(commits)
+
+    def tell(self, stimulus: object) -> list[Instruction]:
+        out = self.brain.handle(stimulus, self.now)  # type: ignore[arg-type]
+        self.obey(out)
+        self.brain.check()
+        return out
+
+    def up(self, *indexes: int) -> None:
+        for i in indexes or tuple(self.lives):
+            self.tell(IndexUp(i, self.lives[i]))
+
+    def down(self, index: int, reason: str = "killed") -> None:
+        life = self.lives[index]
+        self.held[index] = []
+        self.tell(IndexDown(index, life, reason))
+
+    def work(self, index: int) -> None:
+        """The index does its oldest lease."""
+        push = self.held[index].pop(0)
+        commits, faults, plans = [], [], []
+        for work in push.work:
+            if isinstance(work, PlanWork):
+                plans.extend(self.to_plan[o] for o in work.inputs)
+                continue
+            tasks = set(range(work.start, work.end))
+            if work.bury is None and tasks & self.deadly:
+                self.down(index, "segmentation fault")
+                return
+            if work.bury is None and tasks & self.bad:
+                faults.append(SpanFault(work, "bad"))
+                continue
+            commits.append(self.commit(work, index))
+        self.tell(
+            LeaseDone(
+                index, push.life, push.lease, 0.01 * len(push.work), tuple(commits), tuple(faults), tuple(plans)
+            )
+        )
+
+    @staticmethod
+    def commit(work: SpanWork, index: int) -> Commit:
+        failed = work.end - work.start if work.bury else 0
+        return Commit(work.input, work.start, work.end, work.part, index, failed)
+
+    def write(self) -> None:
+        commits, self.unwritten = tuple(self.unwritten), []
+        if commits:
+            self.ledger.apply(Entry(self.ledger.next_number, "a", "t", commits))
+            self.tell(Committed(commits))
+
+    def finish(self) -> None:
+        for _ in range(100_000):
+            if self.brain.over:
+                return
+            for i in list(self.lives):
+                if not self.brain.indexes[i].up and not self.brain.indexes[i].stopping:
+                    self.up(i)
+                if self.held[i]:
+                    self.work(i)
+            self.write()
+        raise AssertionError("the job never ended")
+
+    def failed(self) -> int:
+        return self.ledger.tasks_failed
+
+
+def test_every_task_is_committed_once_and_then_it_says_so() -> None:
+    world = World.of([plan(95), plan(7, ordinal=1), plan(0, ordinal=2)])
+    world.up()
+    world.finish()
+    assert isinstance(world.seen[-1], AllCommitted)
+    assert world.ledger.tasks_done == 102
+    assert world.failed() == 0
+
+
+def test_a_job_with_nothing_left_to_do_starts_no_index() -> None:
+    world = World.of([plan(0)])
+    assert world.seen == [AllCommitted()]
+
+
+def test_inputs_are_planned_first_and_work_flows_at_once() -> None:
+    world = World.of([plan(50, ordinal=o) for o in range(4)], planned=False)
+    world.up(0)
+    assert isinstance(world.held[0][0].work[0], PlanWork)
+    world.finish()
+    assert world.ledger.tasks_done == 200
+
+
+def test_no_index_goes_while_another_still_plans() -> None:
+    world = World.of([plan(50)], planned=False)
+    world.up(0, 1)
+    assert not [s for s in world.seen if isinstance(s, StopIndex)]
+    world.finish()
+    assert world.ledger.tasks_done == 50
+
+
+def test_an_index_never_holds_more_than_two_leases_and_shares_a_short_queue() -> None:
+    world = World.of([plan(40)])
+    world.up()
+    assert [len(world.held[i]) for i in (0, 1)] == [2, 2]
+
+
+def test_what_a_dead_index_had_in_hand_is_done_by_others() -> None:
+    world = World.of([plan(200)])
+    world.up()
+    world.work(0)
+    world.down(0)
+    assert isinstance(world.seen[-1], StartIndex | Push)
+    world.finish()
+    assert world.ledger.tasks_done == 200
+    assert world.failed() == 0
+
+
+@pytest.mark.parametrize("kind", ["bad", "deadly"])
+def test_a_poison_record_is_found_by_halving_and_fails_alone(kind: str) -> None:
+    world = World.of([plan(100, span=32)])
+    setattr(world, kind, frozenset({41}))
+    world.up()
+    world.finish()
+    assert isinstance(world.seen[-1], AllCommitted)
+    assert world.failed() == 1
+    assert world.ledger.tasks_done == 100
+
+
+def test_two_poison_records_in_one_span_both_stand_alone() -> None:
+    world = World.of([plan(64, span=64)])
+    world.deadly = frozenset({0, 63})
+    world.up()
+    world.finish()
+    assert world.failed() == 2
+
+
+def test_a_fault_that_trying_again_cannot_help_is_recorded_at_once() -> None:
+    world = World.of([plan(10)], indexes=1)
+    world.up()
+    (push,) = world.held[0]
+    world.held[0].clear()
+    (work,) = push.work
+    assert isinstance(work, SpanWork)
+    world.tell(LeaseDone(0, 1, push.lease, 0.1, faults=(SpanFault(work, "column x is missing", final=True),)))
+    world.finish()
+    assert world.failed() == 10
+
+
+def test_losses_without_any_progress_end_the_attempt() -> None:
+    world = World.of([plan(100)])
+    for _ in range(20):
+        for i in (0, 1):
+            if not world.brain.over:
+                world.down(i, "no GPU driver")
+    last = world.seen[-1]
+    assert isinstance(last, GiveUp)
+    assert last.retryable
+    assert "no GPU driver" in last.message
+
+
+def test_restarts_are_delayed_more_and_more() -> None:
+    world = World.of([plan(100)], indexes=1)
+    for _ in range(4):
+        world.down(0)
+    delays = [s.delay for s in world.seen if isinstance(s, StartIndex)]
+    assert delays == sorted(delays)
+    assert delays[-1] > 0
+
+
+def test_a_message_from_a_former_life_is_ignored() -> None:
+    world = World.of([plan(100)], indexes=1)
+    world.up()
+    push = world.held[0][0]
+    world.down(0)
+    (work, *_) = push.work
+    assert isinstance(work, SpanWork)
+    assert world.tell(LeaseDone(0, push.life, push.lease, 0.1, (world.commit(work, 0),))) == []
+    world.finish()
+    assert world.ledger.tasks_done == 100
+
+
+def test_a_task_that_hangs_is_timed_out_by_replacing_its_index() -> None:
+    world = World.of([plan(10)], indexes=1, task_seconds=1.0)
+    world.up()
+    world.now = 10.5
+    stops = [s for s in world.tell(Tick()) if isinstance(s, StopIndex)]
+    assert [s.kill for s in stops] == [True]
+
+
+def test_no_progress_for_too_long_ends_the_attempt() -> None:
+    world = World.of([plan(10)], indexes=1, no_progress_seconds=60.0)
+    world.up()
+    world.now = 61.0
+    (last,) = world.tell(Tick())
+    assert isinstance(last, GiveUp)
+    assert last.code == "no_progress"
+
+
+def test_a_drain_pushes_nothing_more_and_ends_when_all_in_hand_is_committed() -> None:
+    world = World.of([plan(1000)])
+    world.up()
+    assert world.tell(Drain()) == []
+    while any(world.held.values()):
+        for i in (0, 1):
+            if world.held[i]:
+                world.work(i)
+    world.write()
+    assert isinstance(world.seen[-1], AllCommitted)
+    assert 0 < world.ledger.tasks_done < 1000
+
+
+def test_a_full_disk_is_waited_for_and_then_ends_the_attempt() -> None:
+    world = World.of([plan(10)], indexes=1)
+    world.up()
+    for second in (0.0, 2.0, 5.0, 10.0):
+        world.now = second
+        world.tell(Tick())
+        (push,) = world.held[0]
+        world.held[0].clear()
+        faults = tuple(SpanFault(w, "disk full", dropped=True) for w in push.work if isinstance(w, SpanWork))
+        world.tell(LeaseDone(0, 1, push.lease, 0.1, faults=faults, storage_error="disk full"))
+    last = world.seen[-1]
+    assert isinstance(last, GiveUp)
+    assert last.code == "storage_unavailable"
+
+
+def test_nothing_is_pushed_while_storage_cannot_keep_up() -> None:
+    world = World.of([plan(20_000, span=1)], indexes=1)
+    world.up()
+    for _ in range(1000):
+        if not world.held[0]:
+            break
+        world.work(0)  # and nothing is written
+    assert not world.held[0]
+    assert len(world.unwritten) < 500
+    world.write()
+    assert world.held[0]
+
+
+def trainer(world: World, index: int = 0, *, die: bool = False) -> None:
+    """A trainer that keeps its position, as jos.driver.index does."""
+    push = world.held[index].pop(0)
+    if die:
+        world.sequence = 0
+        world.down(index)
+        return
+    (work,) = push.work
+    assert isinstance(work, SpanWork)
+    if world.sequence != work.start:
+        if work.state is None and work.start:
+            world.tell(LeaseDone(index, push.life, push.lease, 0.1, faults=(SpanFault(work, "elsewhere", dropped=True),)))
+            return
+        assert work.start == 0 or work.state == f"state-{work.start}"
+    world.sequence = work.end
+    commit = Commit(STEPS, work.start, work.end, state=Blob(f"state-{work.end}", 1, ""))
+    world.tell(LeaseDone(index, push.life, push.lease, 0.1, (commit,)))
+
+
+def test_a_trainer_goes_on_from_the_last_committed_state_after_any_death() -> None:
+    world = World.of([plan(100, ordinal=STEPS)], indexes=4, sequential=True)
+    assert len(world.lives) == 1
+    done: list[tuple[int, int]] = []
+    for turn in range(200):
+        if world.brain.over:
+            break
+        if not world.brain.indexes[0].up:
+            world.up(0)
+        if world.held[0]:
+            trainer(world, die=turn % 7 == 3)
+        if turn % 3 == 0:
+            done.extend((c.start, c.end) for c in world.unwritten)
+            world.write()
+    assert world.brain.over
+    assert isinstance(world.seen[-1], AllCommitted)
+    assert done == sorted(done)
+    assert world.ledger.tasks_done == 100
+
+
+def test_a_training_step_that_keeps_failing_ends_the_job() -> None:
+    world = World.of([plan(30, ordinal=STEPS)], indexes=1, sequential=True)
+    world.up()
+    for _ in range(20):
+        if world.brain.over:
+            break
+        push = world.held[0].pop(0)
+        (work,) = push.work
+        assert isinstance(work, SpanWork)
+        dropped = work.start > 0
+        world.tell(LeaseDone(0, 1, push.lease, 0.1, faults=(SpanFault(work, "nan loss", dropped=dropped),)))
+    last = world.seen[-1]
+    assert isinstance(last, GiveUp)
+    assert not last.retryable
+    assert "nan loss" in last.message
+
+
+def test_remaining_work_is_the_plan_without_the_commits() -> None:
+    one = plan(100, span=10, part=50)
+    ledger = Ledger()
+    ledger.apply(Entry(0, "a", "t", (Commit(0, 0, 30), Commit(0, 35, 40), Commit(0, 50, 100))))
+    left = list(remaining(one, ledger.of(0)))
+    assert [(w.start, w.end, w.header) for w in left] == [(30, 35, b""), (40, 50, b"")]
+    assert ready_parts(one, ledger.of(0), 0, 100) == [1]
+
+
+def test_the_header_is_written_by_whoever_has_the_first_task_of_a_part() -> None:
+    works = list(remaining(plan(20, span=5, part=10), Ledger().of(0)))
+    assert [w.header for w in works] == [b"h\n", b"", b"h\n", b""]
+    first, second = works[0].part_of(0, 2), works[0].part_of(2, 5)
+    assert (first.header, second.header) == (b"h\n", b"")
+
+
+def test_plan_groups_bound_files_and_bytes() -> None:
+    groups = plan_groups([(i, 100) for i in range(10)] + [(10, 1000)], most=4, most_bytes=1000)
+    assert [g.inputs for g in groups] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9), (10,)]
+
+
+class Walk(RuleBasedStateMachine):
+    """Any order of work, deaths, poison and slow commits ends with every task in exactly one commit."""
+
+    @initialize(
+        sizes=st.lists(st.integers(0, 60), min_size=1, max_size=4),
+        indexes=st.integers(1, 4),
+        planned=st.booleans(),
+        bad=st.frozensets(st.integers(0, 59), max_size=2),
+        deadly=st.frozensets(st.integers(0, 59), max_size=1),
+    )
+    def begin(
+        self, sizes: list[int], indexes: int, planned: bool, bad: frozenset[int], deadly: frozenset[int]
+    ) -> None:
+        self.sizes = sizes
+        plans = [plan(n, span=7, ordinal=o) for o, n in enumerate(sizes)]
+        self.world = World.of(plans, indexes, planned)
+        self.world.bad, self.world.deadly = bad, deadly - bad
+
+    @property
+    def over(self) -> bool:
+        return self.world.brain.over
+
+    @rule(index=st.integers(0, 3))
+    def come_up(self, index: int) -> None:
+        if index in self.world.lives and not self.over and not self.world.brain.indexes[index].up:
+            self.world.up(index)
+
+    @rule(index=st.integers(0, 3))
+    def work(self, index: int) -> None:
+        if not self.over and self.world.held.get(index):
+            self.world.work(index)
+
+    @rule(index=st.integers(0, 3))
+    def die(self, index: int) -> None:
+        if not self.over and self.world.brain.losses < 4 and index in self.world.lives:
+            self.world.down(index)
+
+    @rule()
+    @precondition(lambda self: not self.over)
+    def write(self) -> None:
+        self.world.write()
+
+    @invariant()
+    def sound(self) -> None:
+        if hasattr(self, "world"):
+            self.world.brain.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        if not self.over:
+            self.world.finish()
+        assert not any(isinstance(s, GiveUp) for s in self.world.seen)
+        assert self.world.ledger.tasks_done == sum(self.sizes)
+        poison = self.world.bad | self.world.deadly
+        assert self.world.failed() == sum(len(poison & set(range(n))) for n in self.sizes)
+
+
+Walk.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWalk = Walk.TestCase

@@ -1,0 +1,592 @@
+"""The state machine: tables of single transitions, the page that describes it, and random walks over it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from jos.core.errors import InvalidTransition, StaleAttempt
+from jos.core.lifecycle import (
+    TABLE,
+    Admit,
+    Cancel,
+    Command,
+    Completed,
+    Drained,
+    DriverGone,
+    Exited,
+    Expire,
+    LastWord,
+    OfAttempt,
+    Preempt,
+    Reason,
+    Retry,
+    Started,
+    backoff,
+    decide,
+    new_job,
+    overdue,
+)
+from jos.core.model import Attempt, Job, JobFailure, JobSpec, Level, Pipeline, RetryPolicy, Status, Timeouts
+
+NOW = datetime(2026, 4, 14, 10, 5, tzinfo=UTC)
+BOOM = JobFailure(code="compute_failed", message="Indexes keep dying.", details={"index": 3})
+IMPOSSIBLE = JobFailure(code="invalid_job", message="3 reference windows are fewer than n_neighbors, 5.")
+PAGE = (Path(__file__).parents[2] / "docs" / "lifecycle.md").read_text()
+
+PIPELINE = Pipeline(
+    pipeline_key="noop",
+    pipeline_version="1.0.0",
+    name="Noop",
+    worker="noop:Noop",
+    timeouts=Timeouts(queue=60, run=600),
+    retry_policy=RetryPolicy(max_retries=2, backoff=5, backoff_max=8),
+    default_config={"worker": {"parallelism": 1, "config": {}}},
+    config_schema={"worker": {"type": "object"}},
+    user_config_schema={"worker": {"type": "object"}},
+    inputs={},
+    outputs={},
+)
+SPEC = JobSpec(
+    id="job_1",
+    org_id="org_1",
+    name="a job",
+    pipeline=PIPELINE,
+    parameters={"worker": {"parallelism": 1, "config": {}}},
+    inputs=[],
+    priority=7,
+    created_at=NOW,
+)
+
+
+def walk(*commands: Command) -> Job:
+    job = new_job(SPEC, NOW).job
+    for command in commands:
+        job = decide(job, command, NOW).job
+    return job
+
+
+PENDING: tuple[Command, ...] = ()
+ADMITTED = (Admit("a"),)
+RUNNING = (*ADMITTED, Started("a", "node-1", 17))
+PREEMPTED = (*RUNNING, Preempt())
+COMPLETED = (*RUNNING, Completed("a"))
+FAILED = (*RUNNING, Exited("a", IMPOSSIBLE, False))
+CANCELLED = (*RUNNING, Cancel())  # its driver has not left yet
+TIMED_OUT = (*RUNNING, Expire("run"))  # its driver has not left yet
+RETRIED_EARLY = (*CANCELLED, Retry())  # its driver has not left yet
+OUT_OF_RETRIES = (
+    *(Admit("x"), Exited("x", BOOM, True), Admit("y"), Exited("y", BOOM, True)),
+    *RUNNING,
+)
+
+# what happens: before -> command -> status, reason, capacity still held, events
+CHANGES: dict[str, tuple[tuple[Command, ...], Command, Status, Reason, bool, list[str]]] = {
+    "a waiting job is granted capacity": (
+        *(PENDING, Admit("a"), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        ["job.admitted"],
+    ),
+    "the driver of an admitted job has an index up": (
+        *(ADMITTED, Started("a"), Status.RUNNING, Reason.DRIVER_STARTED, True),
+        ["job.started"],
+    ),
+    "all work of a running job is committed": (
+        *(RUNNING, Completed("a"), Status.COMPLETED, Reason.ALL_WORK_COMMITTED, False),
+        ["job.completed"],
+    ),
+    "an attempt fails in a way that may pass": (
+        *(RUNNING, Exited("a", BOOM, True), Status.PENDING, Reason.WAITING_FOR_BACKOFF, False),
+        ["attempt.failed", "job.requeued"],
+    ),
+    "an attempt fails before its first index is up": (
+        *(ADMITTED, Exited("a", BOOM, True), Status.PENDING, Reason.WAITING_FOR_BACKOFF, False),
+        ["attempt.failed", "job.requeued"],
+    ),
+    "an attempt fails in a way that no retry can mend": (
+        *(RUNNING, Exited("a", IMPOSSIBLE, False), Status.FAILED, Reason.ATTEMPT_FAILED, False),
+        ["job.failed"],
+    ),
+    "an attempt fails and the retries are used up": (
+        *(OUT_OF_RETRIES, Exited("a", BOOM, True), Status.FAILED, Reason.RETRIES_EXHAUSTED, False),
+        ["job.failed"],
+    ),
+    "the driver is killed": (
+        *(RUNNING, DriverGone("a", "killed: out of memory"), Status.PENDING, Reason.WAITING_FOR_BACKOFF, False),
+        ["attempt.failed", "job.requeued"],
+    ),
+    "the driver never comes up": (
+        *(ADMITTED, DriverGone("a"), Status.PENDING, Reason.WAITING_FOR_BACKOFF, False),
+        ["attempt.failed", "job.requeued"],
+    ),
+    "the driver is killed and the retries are used up": (
+        *(OUT_OF_RETRIES, DriverGone("a"), Status.FAILED, Reason.RETRIES_EXHAUSTED, False),
+        ["job.failed"],
+    ),
+    "the driver's node is drained": (
+        *(RUNNING, Drained("a"), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        ["job.requeued"],
+    ),
+    "the driver is asked to leave before its first index is up": (
+        *(ADMITTED, Drained("a"), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        ["job.requeued"],
+    ),
+    "a running job must make room": (
+        *(RUNNING, Preempt(), Status.PREEMPTED, Reason.PREEMPTED, True),
+        ["job.preempted"],
+    ),
+    "an admitted job must make room before its driver is up": (
+        *(ADMITTED, Preempt(), Status.PREEMPTED, Reason.PREEMPTED, True),
+        ["job.preempted"],
+    ),
+    "a preempted job's driver has drained": (
+        *(PREEMPTED, Drained("a"), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        ["job.requeued"],
+    ),
+    "a preempted job's driver had to be killed": (
+        *(PREEMPTED, DriverGone("a"), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        ["job.requeued"],
+    ),
+    "a preempted job's driver stumbles on its way out": (
+        *(PREEMPTED, Exited("a", BOOM, True), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        ["job.requeued"],
+    ),
+    "a preempted job turns out to be impossible": (
+        *(PREEMPTED, Exited("a", IMPOSSIBLE, False), Status.FAILED, Reason.ATTEMPT_FAILED, False),
+        ["job.failed"],
+    ),
+    "a preempted job finishes before it has left": (
+        *(PREEMPTED, Completed("a"), Status.COMPLETED, Reason.ALL_WORK_COMMITTED, False),
+        ["job.completed"],
+    ),
+    "a user cancels a waiting job": (
+        *(PENDING, Cancel(), Status.CANCELLED, Reason.CANCELLED_BY_USER, False),
+        ["job.canceled"],
+    ),
+    "a user cancels an admitted job": (
+        *(ADMITTED, Cancel(), Status.CANCELLED, Reason.CANCELLED_BY_USER, True),
+        ["job.canceled"],
+    ),
+    "a user cancels a running job": (
+        *(RUNNING, Cancel(), Status.CANCELLED, Reason.CANCELLED_BY_USER, True),
+        ["job.canceled"],
+    ),
+    "a user cancels a preempted job": (
+        *(PREEMPTED, Cancel(), Status.CANCELLED, Reason.CANCELLED_BY_USER, True),
+        ["job.canceled"],
+    ),
+    "a cancelled job's driver has drained": (
+        *(CANCELLED, Drained("a"), Status.CANCELLED, Reason.CANCELLED_BY_USER, False),
+        [],
+    ),
+    "a cancelled job's driver was killed": (
+        *(CANCELLED, DriverGone("a"), Status.CANCELLED, Reason.CANCELLED_BY_USER, False),
+        [],
+    ),
+    "a cancelled job's driver had just finished": (
+        *(CANCELLED, Completed("a"), Status.CANCELLED, Reason.CANCELLED_BY_USER, False),
+        [],
+    ),
+    "a cancelled job's driver had just failed": (
+        *(CANCELLED, Exited("a", BOOM, True), Status.CANCELLED, Reason.CANCELLED_BY_USER, False),
+        [],
+    ),
+    "a user retries a failed job": (
+        *(FAILED, Retry(), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        ["job.retried"],
+    ),
+    "a user retries a cancelled job": (
+        *((*CANCELLED, Drained("a")), Retry(), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        ["job.retried"],
+    ),
+    "a user retries a cancelled job before its driver has left": (
+        *(CANCELLED, Retry(), Status.PENDING, Reason.WAITING_FOR_DRIVER, True),
+        ["job.retried"],
+    ),
+    "the driver from before an early retry leaves": (
+        *(RETRIED_EARLY, Drained("a"), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        [],
+    ),
+    "the driver from before an early retry had just finished": (
+        *(RETRIED_EARLY, Completed("a"), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        [],
+    ),
+    "a job waits too long": (
+        *(PENDING, Expire("queue"), Status.FAILED, Reason.QUEUE_TIMEOUT, False),
+        ["job.failed"],
+    ),
+    "a job runs too long": (
+        *(RUNNING, Expire("run"), Status.FAILED, Reason.RUN_TIMEOUT, True),
+        ["job.failed"],
+    ),
+    "a timed out job's driver has drained": (
+        *(TIMED_OUT, Drained("a"), Status.FAILED, Reason.RUN_TIMEOUT, False),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_change(case: str) -> None:
+    before, command, status, reason, held, events = CHANGES[case]
+    job = walk(*before)
+    later = NOW + timedelta(seconds=1)
+    after = decide(job, command, later)
+    assert (after.job.status, after.job.reason, after.job.holds_capacity) == (status, reason, held)
+    assert [event.event_type for event in after.events] == events
+    assert all(event.created_at == later and event.message for event in after.events)
+    assert after.job.updated_at == later
+    assert Job.model_validate_json(after.job.model_dump_json()) == after.job
+
+
+@pytest.mark.parametrize("case", [c for c in CHANGES if not isinstance(CHANGES[c][1], Cancel | Retry)])
+def test_a_repeat_changes_nothing(case: str) -> None:
+    before, command, *_ = CHANGES[case]
+    job = walk(*before, command)
+    again = decide(job, command, NOW + timedelta(seconds=5))
+    assert again.job is job
+    assert again.events == ()
+
+
+STALE: dict[str, tuple[tuple[Command, ...], Command]] = {
+    "a command of a job that never had an attempt": (PENDING, Started("a")),
+    "a start from the attempt before": ((*RUNNING, Drained("a"), Admit("b")), Started("a")),
+    "a completion from the attempt before": ((*RUNNING, Drained("a"), Admit("b"), Started("b")), Completed("a")),
+    "a death of the attempt before": ((*RUNNING, DriverGone("a"), Admit("b")), DriverGone("a")),
+    "a zombie's completion after it was given up": ((*RUNNING, DriverGone("a")), Completed("a")),
+    "a zombie's start after it was given up": ((*ADMITTED, DriverGone("a")), Started("a")),
+    "a start after the end": (COMPLETED, Started("a")),
+    "a second, different last word": (FAILED, Completed("a")),
+}
+
+
+@pytest.mark.parametrize("case", STALE)
+def test_stale(case: str) -> None:
+    before, command = STALE[case]
+    with pytest.raises(StaleAttempt, match=type(command).__name__):
+        decide(walk(*before), command, NOW)
+
+
+INVALID: dict[str, tuple[tuple[Command, ...], Command]] = {
+    "admit while admitted": (ADMITTED, Admit("b")),
+    "admit while the driver before has not left": (RETRIED_EARLY, Admit("b")),
+    "complete before the start": (ADMITTED, Completed("a")),
+    "start after a cancel": ((*ADMITTED, Cancel()), Started("a")),
+    "start after a preemption": ((*ADMITTED, Preempt()), Started("a")),
+    "preempt while waiting": (PENDING, Preempt()),
+    "preempt after the end": (COMPLETED, Preempt()),
+    "cancel after completion": (COMPLETED, Cancel()),
+    "cancel after failure": (FAILED, Cancel()),
+    "cancel twice": (CANCELLED, Cancel()),
+    "retry after completion": (COMPLETED, Retry()),
+    "retry while running": (RUNNING, Retry()),
+    "retry while waiting": (PENDING, Retry()),
+    "queue timeout of a running job": (RUNNING, Expire("queue")),
+    "run timeout of a waiting job": (PENDING, Expire("run")),
+    "timeout after the end": (COMPLETED, Expire("run")),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid(case: str) -> None:
+    before, command = INVALID[case]
+    job = walk(*before)
+    with pytest.raises(InvalidTransition, match=type(command).__name__) as caught:
+        decide(job, command, NOW)
+    assert str(job.status) in caught.value.message
+    assert job.id in caught.value.message
+    assert caught.value.http_status == 409
+
+
+# --- what a transition leaves behind ------------------------------------------------------------------
+
+
+def test_a_new_job_carries_what_the_request_and_the_pipeline_say() -> None:
+    made = new_job(SPEC, NOW)
+    assert [event.event_type for event in made.events] == ["job.created"]
+    job = made.job
+    assert (job.status, job.priority, job.parameters) == (Status.PENDING, 7, SPEC.parameters)
+    assert (job.timeouts, job.retry_policy) == (PIPELINE.timeouts, PIPELINE.retry_policy)
+    assert (job.pipeline_key, job.pipeline_version, job.holds_capacity) == ("noop", "1.0.0", False)
+
+
+def test_attempts_are_numbered_and_the_first_start_is_kept() -> None:
+    job = walk(*RUNNING, Drained("a"), Admit("b"))
+    job = decide(job, Started("b", "node-2", 18), NOW + timedelta(minutes=5)).job
+    assert job.attempt == Attempt(
+        number=2,
+        token="b",
+        admitted_at=NOW,
+        started_at=NOW + timedelta(minutes=5),
+        host="node-2",
+        pid=18,
+    )
+    assert job.started_at == NOW
+
+
+def test_a_retry_waits_and_keeps_the_failure() -> None:
+    after = decide(walk(*RUNNING), Exited("a", BOOM, True), NOW)
+    job = after.job
+    assert (job.not_before, job.error) == (NOW + timedelta(seconds=5), BOOM)
+    assert (job.automatic_retries, job.retry_count) == (1, 1)
+    assert [event.level for event in after.events] == [Level.ERROR, Level.WARN]
+    assert after.events[0].message == BOOM.message
+    assert after.events[1].payload["not_before"] == "2026-04-14T10:05:05.000000Z"
+    assert walk(*RUNNING, Exited("a", BOOM, True), Admit("b")).not_before is None
+
+
+def test_completion_forgets_the_failure_of_an_earlier_attempt() -> None:
+    job = walk(*RUNNING, Exited("a", BOOM, True), Admit("b"), Started("b"), Completed("b", "Done."))
+    assert (job.status, job.error, job.completed_at) == (Status.COMPLETED, None, NOW)
+
+
+def test_preemption_and_draining_cost_no_retries() -> None:
+    job = walk(*PREEMPTED, Drained("a"), *(Admit("b"), Started("b"), Drained("b")))
+    assert (job.preemption_count, job.automatic_retries, job.retry_count, job.not_before) == (1, 0, 0, None)
+
+
+def test_a_users_retry_renews_the_budget_and_clears_the_end() -> None:
+    job = walk(*OUT_OF_RETRIES, Exited("a", BOOM, True))
+    assert (job.automatic_retries, job.failed_at, job.error) == (2, NOW, BOOM)
+    job = decide(job, Retry(), NOW).job
+    assert (job.automatic_retries, job.retry_count) == (0, 3)
+    assert (job.failed_at, job.cancelled_at, job.error) == (None, None, BOOM)
+
+
+def test_a_lost_driver_is_told_with_the_launchers_words() -> None:
+    job = walk(*RUNNING, DriverGone("a", "killed: out of memory"))
+    assert job.error == JobFailure(code="driver_lost", message="killed: out of memory")
+
+
+def test_tokens_never_appear_in_events() -> None:
+    secret = "4f1c-secret"
+    commands = (Admit(secret), Started(secret), Preempt(), Exited(secret, BOOM, True))
+    job, seen = new_job(SPEC, NOW).job, ""
+    for command in commands:
+        after = decide(job, command, NOW)
+        job, seen = after.job, seen + "".join(event.model_dump_json() for event in after.events)
+    assert secret not in seen
+
+
+@pytest.mark.parametrize(("retry", "seconds"), [(1, 5), (2, 10), (3, 20), (4, 40), (7, 300), (5000, 300)])
+def test_backoff_doubles_up_to_a_limit(retry: int, seconds: float) -> None:
+    assert backoff(RetryPolicy(backoff=5, backoff_max=300), retry) == timedelta(seconds=seconds)
+
+
+def at(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+OVERDUE: dict[str, tuple[tuple[Command, ...], float, Expire | None]] = {
+    "not yet too long in the queue": (PENDING, 59, None),
+    "too long in the queue": (PENDING, 60, Expire("queue")),
+    "back-off is not time in the queue": ((*RUNNING, Exited("a", BOOM, True)), 64, None),
+    "too long in the queue after a back-off": ((*RUNNING, Exited("a", BOOM, True)), 65, Expire("queue")),
+    "not yet too long running": (RUNNING, 599, None),
+    "too long running": (RUNNING, 600, Expire("run")),
+    "too long on its way": (ADMITTED, 600, Expire("run")),
+    "a preempted job is on its way out": (PREEMPTED, 9999, None),
+    "a completed job cannot be late": (COMPLETED, 9999, None),
+}
+
+
+@pytest.mark.parametrize("case", OVERDUE)
+def test_overdue(case: str) -> None:
+    before, seconds, expected = OVERDUE[case]
+    job = walk(*before)
+    assert overdue(job, at(seconds)) == expected
+    if expected is not None:
+        failed = decide(job, expected, at(seconds)).job
+        assert failed.error is not None
+        assert failed.error.code == "deadline_exceeded"
+
+
+def test_without_timeouts_nothing_is_ever_overdue() -> None:
+    for before in (PENDING, RUNNING):
+        assert overdue(walk(*before).model_copy(update={"timeouts": Timeouts()}), at(1e9)) is None
+
+
+# --- the page and the table ---------------------------------------------------------------------------
+
+
+def reachable() -> list[Job]:
+    """A job in every situation that the table tells apart."""
+    walks = [PENDING, ADMITTED, RUNNING, PREEMPTED, COMPLETED, FAILED, CANCELLED, TIMED_OUT, RETRIED_EARLY]
+    return [walk(*one) for one in (*walks, OUT_OF_RETRIES, (*OUT_OF_RETRIES[:-1],))]
+
+
+def every_command() -> list[Command]:
+    fixed: list[Command] = [Preempt(), Cancel(), Retry(), Expire("queue"), Expire("run"), Admit("new")]
+    failed = [Exited("a", BOOM, True), Exited("a", IMPOSSIBLE, False)]
+    return [*fixed, *failed, Started("a"), Completed("a"), Drained("a"), DriverGone("a")]
+
+
+def test_the_diagram_shows_exactly_what_the_table_allows() -> None:
+    drawn = defaultdict(set)
+    for start, end, label in re.findall(r"^\s+(\w+) --> (\w+): (.+)$", PAGE, re.M):
+        drawn[start, end] |= set(label.split(", "))
+    happens = defaultdict(set)
+    for job, command in itertools.product(reachable(), every_command()):
+        try:
+            after = decide(job, command, NOW).job
+        except (InvalidTransition, StaleAttempt):
+            continue
+        if after is not job:
+            happens[str(job.status), str(after.status)].add(type(command).__name__)
+    assert drawn == happens
+    pairs = {(start, command) for (start, _), commands in drawn.items() for command in commands}
+    assert pairs == {(str(status), command.__name__) for status, command in TABLE}
+
+
+def test_the_page_has_a_line_for_each_status_command_and_reason() -> None:
+    rows = re.findall(r"^\| (\w+) \|", PAGE, re.M)
+    named = [str(status) for status in Status] + [one.__name__ for one in get_args(Command)] + [*Reason]
+    assert sorted(row for row in rows if row not in ("status", "command", "reason")) == sorted(named)
+
+
+# --- random walks -------------------------------------------------------------------------------------
+
+EVENT_OF = {
+    Status.ADMITTED: "job.admitted",
+    Status.RUNNING: "job.started",
+    Status.PREEMPTED: "job.preempted",
+    Status.COMPLETED: "job.completed",
+    Status.FAILED: "job.failed",
+    Status.CANCELLED: "job.canceled",
+}
+
+
+class Walk(RuleBasedStateMachine):
+    """Controllers, users, launchers and drivers, some of them long dead, talk at random; the invariants hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.job = new_job(SPEC, NOW).job
+        self.tokens: list[str] = []  # of every attempt there ever was
+        self.alive: set[str] = set()  # tokens whose driver may still run, as the world knows it
+        self.last: Command | None = None
+        self.retries = 0  # automatic ones since the last Retry
+
+    def send(self, command: Command) -> bool:
+        """Applies the command and checks what holds for every single step. False if it was refused."""
+        self.now += timedelta(seconds=1)
+        before = self.job
+        try:
+            after = decide(before, command, self.now)
+        except StaleAttempt:
+            assert isinstance(command, OfAttempt)
+            assert before.attempt is None or command.token != before.attempt.token or command.token not in self.alive
+            return False
+        except InvalidTransition:
+            return False
+        self.check(before, command, after.job, [event.event_type for event in after.events])
+        self.job, self.last = after.job, command
+        return True
+
+    def check(self, before: Job, command: Command, after: Job, events: list[str]) -> None:
+        if after is before:
+            assert not events
+            return
+        if before.status != after.status:
+            expected = EVENT_OF.get(after.status) or ("job.retried" if isinstance(command, Retry) else "job.requeued")
+            assert expected in events
+        else:
+            assert not events
+            assert before.holds_capacity
+            assert not after.holds_capacity
+        if before.status.terminal and after.status != before.status:
+            assert isinstance(command, Retry)
+            assert before.status is not Status.COMPLETED
+        if isinstance(command, Admit):
+            assert not before.holds_capacity
+            assert command.token not in self.tokens
+            self.tokens.append(command.token)
+            self.alive.add(command.token)
+        if isinstance(command, LastWord | DriverGone):
+            self.alive.discard(command.token)
+        if isinstance(command, Retry):
+            self.retries = 0
+        self.retries += events.count("attempt.failed")
+
+    def refused_or_stale(self, command: Command) -> None:
+        before = self.job
+        assert not self.send(command) or self.job is before
+
+    @rule()
+    def admit(self) -> None:
+        self.send(Admit(f"token-{len(self.tokens) + 1}"))
+
+    @rule(which=st.integers(0, 2), kind=st.sampled_from(["start", "complete", "drain", "gone", "retry", "fatal"]))
+    @precondition(lambda self: self.tokens)
+    def driver(self, which: int, kind: str) -> None:
+        """A driver speaks: the latest, or one of the two before it."""
+        token = self.tokens[max(len(self.tokens) - 1 - which, 0)]
+        speech: dict[str, Command] = {
+            "start": Started(token, "node"),
+            "complete": Completed(token),
+            "drain": Drained(token),
+            "gone": DriverGone(token),
+            "retry": Exited(token, BOOM, True),
+            "fatal": Exited(token, IMPOSSIBLE, False),
+        }
+        if token == self.tokens[-1]:
+            self.send(speech[kind])
+        else:
+            self.refused_or_stale(speech[kind])
+
+    @rule(command=st.sampled_from([Preempt(), Cancel(), Retry(), Expire("queue"), Expire("run")]))
+    def order(self, command: Command) -> None:
+        self.send(command)
+
+    @rule()
+    @precondition(lambda self: self.last is not None and not isinstance(self.last, Cancel | Retry))
+    def repeat(self) -> None:
+        """Nobody heard the answer to the last command."""
+        before, last = self.job, self.last
+        assert last is not None
+        assert self.send(last)
+        assert self.job is before
+
+    @invariant()
+    def capacity_is_held_while_a_driver_may_live(self) -> None:
+        current = self.job.attempt
+        assert self.job.holds_capacity == (current is not None and current.token in self.alive)
+        assert self.job.holds_capacity == (current is not None and current.ended_at is None)
+        if self.job.status in (Status.ADMITTED, Status.RUNNING, Status.PREEMPTED):
+            assert self.job.holds_capacity
+        assert self.job.status is not Status.COMPLETED or not self.job.holds_capacity
+        assert len(self.alive) <= 1
+
+    @invariant()
+    def the_retry_budget_is_never_exceeded(self) -> None:
+        assert self.job.automatic_retries == self.retries <= PIPELINE.retry_policy.max_retries
+        assert (self.job.not_before is not None) <= (self.job.status is Status.PENDING)
+
+    @invariant()
+    def the_record_agrees_with_itself(self) -> None:
+        job = self.job
+        assert job.status is not Status.FAILED or (job.error is not None and job.failed_at is not None)
+        assert (job.failed_at is not None) == (job.status is Status.FAILED)
+        assert (job.cancelled_at is not None) == (job.status is Status.CANCELLED)
+        assert (job.completed_at is not None) == (job.status is Status.COMPLETED)
+        assert job.reason in {reason.value for reason in Reason}
+        assert (job.attempt.number if job.attempt else 0) == len(self.tokens)
+
+
+Walk.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestWalk = Walk.TestCase
+
+
+def test_commands_are_plain_values() -> None:
+    assert Admit("a") == Admit("a")
+    assert replace(Started("a"), host="node") == Started("a", "node")
