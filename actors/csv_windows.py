@@ -117,7 +117,7 @@ def count_windows(rows: int, size: int, step: int) -> int:
 def read_header(source: Source) -> Header:
     start = source.read_range(0, 1 << 20)
     _refuse_foreign(source.filename, start)
-    if len(start) == source.num_bytes and not start.endswith((b"\n", b"\r")):
+    if len(start) == source.num_bytes and not start.endswith(b"\n"):
         start += b"\n"
     skip = len(_BOM) if start.startswith(_BOM) else 0
     ends, lines = _record_ends(start[skip:])
@@ -131,7 +131,7 @@ def read_header(source: Source) -> Header:
                 raise InputInvalid(
                     f"The header of {source.filename} is not UTF-8 text.", suggestion="Save the file as UTF-8."
                 ) from None
-            return Header(tuple(columns), skip + end + 1, line)
+            return Header(tuple(columns), min(skip + end + 1, source.num_bytes), line)
         previous = end
     if not start.strip():
         raise InputInvalid(f"{source.filename} is empty: it has no header line.")

@@ -1,33 +1,40 @@
 """Encoders: sensor windows (n, channels, length) to embeddings (n, features). Open, seeded, nothing to download.
 
-    rocket  proportions of positive values of 84 fixed kernels at several dilations, plus levels per channel
-    hydra   groups of random kernels compete at each moment; the embedding counts the winners
-    stats   statistics per channel, of differences, of the spectrum and across channels
+    hydra   groups of random kernels compete at each moment; counts of their wins, and all of `stats`
+    rocket  84 fixed kernels at several dilations; how often each is over a bias, and levels per channel
+    stats   statistics per channel, of its differences and spectrum, and across channels
 
-Kernels come from a seeded CPU generator, everything else is fitted on the reference windows without chance, so
-every index of a job has the same encoder.
+`hydra` is the default: over eight labelled sets it had the best mean accuracy with k nearest neighbours, at nearly
+the speed of `rocket` (benchmarks/results/encoders.md). Kernels come from a seeded CPU generator, all else is fitted
+on the reference windows without chance, so every index of a job has the same encoder.
 
-May import: numpy, torch, stdlib. Tests: tests/unit/test_encoders.py. Measured by: benchmarks/encoders.py.
+May import: torch, stdlib. Tests: tests/unit/test_encoders.py. Measured by: benchmarks/encoders.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DEFAULT_ENCODER = "rocket"
+DEFAULT_ENCODER = "hydra"
 SHORTEST_WINDOW = 3
+TAPS = 9
+COMPONENTS = 128  # dimensions kept: cost no accuracy on any set measured, and neighbours are found 8 times faster
+FIT_BLOCK = 128
+_NOTHING = 1e-4  # responses closer than this are rounding: a flat signal must not be told apart by it
 
 
 class Encoder:
-    """Base: raw features, then the scaling of each feature, learned from the reference windows."""
+    """Base: raw features, each scaled by what it does over the reference windows, then their principal components."""
 
     name: ClassVar[str]
+    cost: ClassVar[tuple[float, float, float]]  # µs of one core: a window; a value; a channel × dilation × value
 
     def __init__(self, channels: int, window: int, device: str = "cpu", seed: int = 0) -> None:
         if channels < 1 or window < SHORTEST_WINDOW:
@@ -37,167 +44,206 @@ class Encoder:
             )
         self.channels, self.window, self.device = channels, window, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
-        self.centre = self.scale = torch.zeros(0)
+        self.dilations = _dilations(window)
+        self.basis: Tensor | None = None
+        self.prepare()
 
-    def fit(self, windows: Tensor) -> None:
-        windows = windows.to(self.device)
-        self.prepare(windows)
-        raw = torch.cat([self.raw(some) for some in windows.split(256)]).double()
-        spread = raw.std(0, correction=0)
-        self.centre = raw.mean(0).float()
-        self.scale = torch.where(spread > 1e-6, 1 / spread, 0).float()
+    def prepare(self) -> None:
+        """Draw what is random."""
 
-    def encode(self, windows: Tensor) -> Tensor:
-        return (self.raw(windows.to(self.device)) - self.centre) * self.scale
-
-    def seconds(self) -> float:
-        """What a window takes one CPU core, roughly."""
-        return 1e-4
-
-    def prepare(self, windows: Tensor) -> None:
+    def adapt(self, windows: Tensor) -> None:
         """Fit what `raw` needs."""
 
     def raw(self, windows: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def fit(self, windows: Tensor) -> None:
+        """Learn from reference windows. They are not altered."""
+        windows = windows.to(self.device)
+        self.adapt(windows)
+        raw = torch.cat([self.raw(some) for some in windows.split(FIT_BLOCK)]).double()
+        spread = raw.std(0, correction=0)
+        self.centre, self.scale = raw.mean(0), torch.where(spread > 1e-6, 1 / spread, 0)
+        if raw.shape[1] > COMPONENTS:
+            self.basis = _principal((raw - self.centre) * self.scale)
 
-def levels(x: Tensor) -> Tensor:
-    return torch.cat(
-        [x.mean(-1), x.std(-1, correction=0), x.amin(-1), x.amax(-1), x[..., 1:].sub(x[..., :-1]).abs().mean(-1)], 1
-    )
+    def encode(self, windows: Tensor) -> Tensor:
+        # in double: how a matrix product rounds depends on the batch, and here nobody sees it
+        scaled = (self.raw(windows.to(self.device)).double() - self.centre) * self.scale
+        return (scaled if self.basis is None else scaled @ self.basis).float()
 
-
-def dilations(window: int, taps: int, most: int) -> list[int]:
-    top = max((window - 1) / (taps - 1), 1)
-    exps = torch.linspace(0, math.log2(top), most)
-    return sorted({int(2**e) for e in exps.tolist()})
-
-
-class Rocket(Encoder):
-    name = "rocket"
-    taps = 9
-    biases = 6
-    most_dil = 5
-    lev = True
-
-    def prepare(self, windows):
-        k = torch.full((84, 1, 9), -1.0)
-        for i, three in enumerate(itertools.combinations(range(9), 3)):
-            k[i, 0, list(three)] = 2.0
-        self.dils = dilations(self.window, 9, self.most_dil)
-        self.kern, self.bias = [], []
-        for d in self.dils:
-            mask = torch.zeros(84, self.channels, 1)
-            for i in range(84):
-                m = int(2 ** (torch.rand((), generator=self.generator).item() * math.log2(min(self.channels, 9) + 1)))
-                mask[i, torch.randperm(self.channels, generator=self.generator)[:m]] = 1
-            self.kern.append((k * mask).to(self.device))
-            n = len(windows)
-            conv = self.conv(windows, len(self.kern) - 1)  # n 84 W
-            q = (torch.arange(1, 84 * self.biases + 1) * ((math.sqrt(5) + 1) / 2) % 1).reshape(self.biases, 84)
-            flat = conv.permute(1, 0, 2).reshape(84, -1)
-            if flat.shape[1] > 20000:
-                flat = flat[:, :: -(-flat.shape[1] // 20000)]
-            srt = flat.sort(1).values
-            idx = (q * (srt.shape[1] - 1)).long()
-            self.bias.append(srt.gather(1, idx.T).T.contiguous())  # biases, 84
-
-    def conv(self, x, i):
-        d = self.dils[i]
-        return F.conv1d(x, self.kern[i], dilation=d, padding=4 * d)
-
-    def raw(self, x):
-        out = []
-        for i in range(len(self.dils)):
-            c = self.conv(x, i)
-            for b in self.bias[i]:
-                out.append((c > b[None, :, None]).float().mean(-1))
-        if self.lev:
-            out.append(levels(x))
-        return torch.cat(out, 1)
-
-
-class Hydra(Encoder):
-    name = "hydra"
-    groups, per = 32, 8
-
-    def prepare(self, windows):
-        self.dils = dilations(self.window, 9, 5)
-        self.kern = []
-        for _ in range(2):
-            row = []
-            for d in self.dils:
-                w = torch.randn(self.groups, self.per, 1, 9, generator=self.generator)
-                w = w - w.mean(-1, keepdim=True)
-                w = w / w.abs().sum(-1, keepdim=True)
-                mask = torch.zeros(self.groups, 1, self.channels, 1)
-                for i in range(self.groups):
-                    mask[
-                        i, 0, torch.randperm(self.channels, generator=self.generator)[: max(1, self.channels // 2 + 1)]
-                    ] = 1
-                row.append((w * mask).reshape(-1, self.channels, 9).to(self.device))
-            self.kern.append(row)
-
-    def raw(self, x):
-        out = []
-        for diff in range(2):
-            y = x[..., 1:] - x[..., :-1] if diff else x
-            for i, d in enumerate(self.dils):
-                c = F.conv1d(y, self.kern[diff][i], dilation=d, padding=4 * d)
-                c = c.reshape(len(y), self.groups, self.per, -1)
-                hi, at = c.max(2)
-                lo, al = c.min(2)
-                wide = torch.zeros_like(c)
-                out.append(torch.zeros(c.shape[:3]).scatter_add_(2, at, hi).flatten(1))
-                out.append(torch.zeros(c.shape[:3]).scatter_add_(2, al, torch.ones_like(lo)).flatten(1))
-        out = torch.cat(out, 1).clamp(min=0).sqrt()
-        return torch.cat([out, levels(x)], 1)
+    def seconds(self) -> float:
+        """What a window takes one CPU core, roughly. A constant of the shape, so that plans do not vary."""
+        each, value, response = self.cost
+        values = self.channels * self.window
+        return (each + value * values + response * values * len(self.dilations)) * 1e-6
 
 
 class Stats(Encoder):
     name = "stats"
+    cost = (5, 0.04, 0)
 
-    def raw(self, x):
-        d = x[..., 1:] - x[..., :-1]
-        m = x.mean(-1, keepdim=True)
-        c = x - m
-        s = c.square().mean(-1).sqrt()
-        z = c / (s[..., None] + 1e-3)
-        q = x.sort(-1).values
-        pos = (torch.tensor([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]) * (self.window - 1)).round().long()
-        out = [
-            m.squeeze(-1),
-            s,
-            (s + 1e-3).log(),
-            d.abs().mean(-1),
-            d.square().mean(-1).sqrt(),
-            (d.square().mean(-1).sqrt() + 1e-3).log(),
-        ]
-        out += [z.pow(3).mean(-1), z.pow(4).mean(-1).clamp(max=20), q[..., pos].flatten(1)]
-        L = self.window
-        for lag in sorted({1, 2, 3, 4, 6, 8, 12, 16, 24, 32}):
-            if lag < L // 2:
-                out.append((z[..., lag:] * z[..., :-lag]).mean(-1))
-        out.append((c[..., 1:] * c[..., :-1] < 0).float().mean(-1))
-        out.append((d > 0).float().mean(-1))
-        t = torch.linspace(-1, 1, L)
-        out.append((x * t).mean(-1))
-        seg = F.adaptive_avg_pool1d(x, min(8, L))
-        out.append(seg.flatten(1))
-        out.append(F.adaptive_avg_pool1d(z.square(), min(4, L)).flatten(1))
-        p = torch.fft.rfft(z).abs().square()[..., 1:] / L
-        edges = [0]
-        bands = min(8, p.shape[-1])
-        e = torch.logspace(0, math.log10(p.shape[-1]), bands + 1).round().long().tolist()
-        lo = 0
-        for hi in e[1:]:
-            if hi > lo:
-                out.append((p[..., lo:hi].sum(-1) + 1e-3).log())
-                lo = hi
-        if self.channels > 1:
-            i, j = torch.triu_indices(self.channels, self.channels, 1)
-            out.append((z @ z.transpose(1, 2) / L)[:, i, j])
-        return torch.cat([o.flatten(1) for o in out], 1)
+    def raw(self, windows: Tensor) -> Tensor:
+        return statistics(windows)
 
 
-ENCODERS = {e.name: e for e in (Rocket, Hydra, Stats)}
+class Hydra(Encoder):
+    """After the idea of competing dictionaries: in each group the kernel with the largest response wins the
+    moment. Asked of the signal and of its differences."""
+
+    name = "hydra"
+    cost = (15, 0.1, 0.03)
+    groups, rivals = 8, 8
+
+    def prepare(self) -> None:
+        self.kernels = [[self._draw().to(self.device) for _ in self.dilations] for _ in ("signal", "differences")]
+
+    def _draw(self) -> Tensor:
+        """Kernels without a mean, so that the level does not choose the winner; a group hears half of the channels."""
+        kernels = torch.randn(self.groups, self.rivals, 1, TAPS, generator=self.generator)
+        kernels = kernels - kernels.mean(-1, keepdim=True)
+        kernels = kernels / kernels.abs().sum(-1, keepdim=True)
+        hears = torch.zeros(self.groups, 1, self.channels, 1)
+        for group in hears:
+            group[0, torch.randperm(self.channels, generator=self.generator)[: self.channels // 2 + 1]] = 1
+        return (kernels * hears).flatten(0, 1)
+
+    def raw(self, windows: Tensor) -> Tensor:
+        features = [statistics(windows)]
+        for kernels, signal in zip(self.kernels, (windows, windows.diff()), strict=True):
+            for kernel, dilation in zip(kernels, self.dilations, strict=True):
+                response = _convolve(signal, kernel, dilation).unflatten(1, (self.groups, self.rivals))
+                best = response.amax(2, keepdim=True).clamp(min=_NOTHING)
+                features.append(_count(torch.ge, response, best).flatten(1).sqrt())
+        return torch.cat(features, 1)
+
+
+class Rocket(Encoder):
+    """After the idea of MiniRocket: 84 kernels of six −1 and three 2, each on its own draw of channels. The biases
+    are quantiles of the responses over the reference windows."""
+
+    name = "rocket"
+    cost = (10, 0.05, 0.06)
+    biases = 4
+
+    def prepare(self) -> None:
+        shapes = torch.full((84, 1, TAPS), -1.0)
+        for shape, three in zip(shapes, itertools.combinations(range(TAPS), 3), strict=True):
+            shape[0, list(three)] = 2
+        self.kernels = [(shapes * self._hears()).to(self.device) for _ in self.dilations]
+
+    def _hears(self) -> Tensor:
+        """For each kernel 1 to 9 channels, few more often than many."""
+        hears = torch.zeros(84, self.channels, 1)
+        most = math.log2(min(self.channels, 9) + 1)
+        for kernel in hears:
+            count = int(2 ** (torch.rand((), generator=self.generator).item() * most))
+            kernel[torch.randperm(self.channels, generator=self.generator)[:count]] = 1
+        return hears
+
+    def adapt(self, windows: Tensor) -> None:
+        golden = (math.sqrt(5) + 1) / 2  # its multiples spread evenly over 0 … 1 for each kernel
+        share = (torch.arange(1, 84 * self.biases + 1) * golden % 1).reshape(self.biases, 84)
+        self.thresholds: list[Tensor] = []
+        some = windows[:: -(-len(windows) // FIT_BLOCK)]
+        for kernel, dilation in zip(self.kernels, self.dilations, strict=True):
+            response = _convolve(some, kernel, dilation).transpose(0, 1).flatten(1)
+            response = response[:, :: -(-response.shape[1] // 20_000)].sort(1).values
+            at = (share * (response.shape[1] - 1)).long().to(self.device)
+            self.thresholds.append(response.gather(1, at.T).T[..., None] + _NOTHING)
+
+    def raw(self, windows: Tensor) -> Tensor:
+        features = [levels(windows)]
+        for kernel, dilation, thresholds in zip(self.kernels, self.dilations, self.thresholds, strict=True):
+            response = _convolve(windows, kernel, dilation)
+            features += [_count(torch.gt, response, threshold) / self.window for threshold in thresholds]
+        return torch.cat(features, 1)
+
+
+ENCODERS: dict[str, type[Encoder]] = {encoder.name: encoder for encoder in (Hydra, Rocket, Stats)}
+
+
+def levels(windows: Tensor) -> Tensor:
+    return torch.cat(
+        [windows.mean(-1), windows.std(-1, correction=0), windows.amin(-1), windows.amax(-1)]
+        + [windows.diff().abs().mean(-1)],
+        1,
+    )
+
+
+def statistics(windows: Tensor) -> Tensor:
+    """Of each channel: level, spread, shape of the distribution, roughness, memory, course and spectrum; and how
+    the channels go together."""
+    length = windows.shape[-1]
+    mean = windows.mean(-1, keepdim=True)
+    spread = (windows - mean).square().mean(-1).sqrt()
+    unit = (windows - mean) / (spread[..., None] + 1e-3)
+    step = windows.diff()
+    rough = step.square().mean(-1).sqrt()
+    time = torch.linspace(-1, 1, length, device=windows.device)
+    features = [
+        mean[..., 0],
+        *(spread, (spread + 1e-3).log(), step.abs().mean(-1), rough, (rough + 1e-3).log()),
+        *(unit.pow(3).mean(-1), unit.pow(4).mean(-1).clamp(max=20)),
+        _quantiles(windows).flatten(1),
+        _share(unit[..., 1:] * unit[..., :-1] < 0),
+        _share(step > 0),
+        (windows * time).mean(-1),
+        F.adaptive_avg_pool1d(windows, min(8, length)).flatten(1),
+        F.adaptive_avg_pool1d(unit.square(), min(4, length)).flatten(1),
+        *((unit[..., lag:] * unit[..., :-lag]).mean(-1) for lag in _lags(length)),
+        *_bands(unit),
+    ]
+    if windows.shape[1] > 1:
+        first, second = torch.triu_indices(windows.shape[1], windows.shape[1], 1, device=windows.device)
+        features.append((unit @ unit.transpose(1, 2) / length)[:, first, second])
+    return torch.cat(features, 1)
+
+
+def _share(true: Tensor) -> Tensor:
+    return true.to(torch.float32).mean(-1)
+
+
+def _lags(length: int) -> list[int]:
+    return [lag for lag in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if lag < length // 2]
+
+
+def _quantiles(windows: Tensor) -> Tensor:
+    share = torch.tensor([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1], device=windows.device)
+    return windows.sort(-1).values[..., (share * (windows.shape[-1] - 1)).round().long()]
+
+
+def _bands(unit: Tensor) -> list[Tensor]:
+    """Logarithm of the power in up to eight bands, each twice as wide as the one before or so."""
+    power = torch.fft.rfft(unit).abs().square()[..., 1:] / unit.shape[-1]
+    count = power.shape[-1]
+    edges = sorted({0, *(round(count ** (band / 8)) for band in range(9))})
+    return [(power[..., low:high].sum(-1) + 1e-3).log() for low, high in itertools.pairwise(edges)]
+
+
+def _dilations(window: int) -> list[int]:
+    """Up to five, from 1 to where the kernel spans the window."""
+    most = math.log2(max((window - 1) / (TAPS - 1), 1))
+    return sorted({int(2 ** (most * part / 4)) for part in range(5)})
+
+
+def _convolve(signal: Tensor, kernel: Tensor, dilation: int) -> Tensor:
+    """Same length out as in. As an image one row high: the library is four times faster at those than at lines."""
+    reach = (TAPS - 1) // 2 * dilation
+    return F.conv2d(signal[:, :, None], kernel[:, :, None], dilation=(1, dilation), padding=(0, reach))[:, :, 0]
+
+
+def _count(compare: Callable[..., Tensor], response: Tensor, bound: Tensor) -> Tensor:
+    """At how many moments the comparison holds. Written as floats at once: four times faster than by booleans."""
+    return compare(response, bound, out=torch.empty_like(response)).sum(-1)
+
+
+def _principal(rows: Tensor) -> Tensor:
+    """The main directions of rows around 0, as columns; by way of the smaller of the two square products."""
+    wide = rows.shape[0] < rows.shape[1]
+    values, vectors = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    keep = values > values[-1] * 1e-10
+    keep[:-COMPONENTS] = False
+    if not keep.any():  # all references are alike
+        return torch.zeros(rows.shape[1], 1, dtype=rows.dtype, device=rows.device)
+    return rows.T @ vectors[:, keep] / values[keep].sqrt() if wide else vectors[:, keep]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ SPAN_BYTES = 64 << 20  # of input, however cheap its windows are
 CALL = 1024  # windows in one call of `compute` at least: fewer leave the machine waiting for Python
 BLOCK = 128  # windows at once on a CPU, padded: fits the cache, and one shape always rounds in one way
 CLIP = 8.0  # in standard deviations of the n-shots: a broken sensor must not outweigh all others
-FIT_WINDOWS = 2048  # the encoder is fitted on at most so many, evenly taken
+FIT_WINDOWS = 1024  # the encoder is fitted on at most so many, evenly taken
 DECIMALS = 4
 
 
@@ -178,7 +179,7 @@ class MachineStateWorker(Worker):
         bounds = cut(windows, self._span_tasks(layout, windows), settings.part_tasks)
         hints = [
             layout.locate(start * settings.step_size, (end - 1) * settings.step_size + settings.window_size)
-            for start, end in zip(bounds, bounds[1:], strict=False)
+            for start, end in itertools.pairwise(bounds)
         ]
         return Plan(
             bounds=bounds,

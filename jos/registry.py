@@ -157,15 +157,15 @@ def _order(version: str) -> tuple[int, ...]:
 class _Loader(yaml.SafeLoader):
     """YAML without its worst surprise: a key given twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f'"{key}" is given twice', key_node.start_mark)
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f'"{key.value}" is given twice', key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def read_yaml(path: Path) -> tuple[Any, list[Violation]]:
@@ -241,7 +241,12 @@ def content_hash(content: Any) -> str:
 def read_published(folder: Path) -> dict[str, str]:
     """ "KEY/VERSION" -> hash, of every version of the folder that was ever published."""
     path = folder / PUBLISHED
-    published: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        published: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigInvalid(f"{path} cannot be read as JSON: {error}.", []) from error
     return published
 
 

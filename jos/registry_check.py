@@ -11,13 +11,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jos.core.config import resolve
 from jos.core.errors import ConfigInvalid, Violation
-from jos.core.model import JobRequest, Pipeline, PipelineStatus
+from jos.core.model import JobRequest, Json, Pipeline, PipelineStatus
 from jos.registry import Template, parse_model, read_published, read_template, read_yaml, template_files
 
 IMPORT_TIMEOUT = 300.0  # seconds; importing torch from a cold disk takes its time
@@ -45,8 +45,29 @@ class Report:
     def ok(self) -> bool:
         return not self.findings
 
+    def __str__(self) -> str:
+        lines = [f"{one.key} {one.version}  {_status(one)}  {one.content_hash}" for one in self.templates]
+        count = len(self.findings)
+        verdict = "nothing wrong" if self.ok else "1 thing wrong" if count == 1 else f"{count} things wrong"
+        return "\n".join([*lines, *map(str, self.findings), verdict])
 
-def check_folder(folder: Path, *, import_workers: bool = False) -> Report:
+    def to_json(self) -> Json:
+        return {
+            "ok": self.ok,
+            "templates": [
+                {"file": str(one.path), "key": one.key, "version": one.version}
+                | {"status": _status(one), "content_hash": one.content_hash}
+                for one in self.templates
+            ],
+            "findings": [{"file": str(one.file), **asdict(one.violation)} for one in self.findings],
+        }
+
+
+def _status(template: Template) -> str:
+    return template.pipeline.status.value if template.pipeline else "broken"
+
+
+def check_folder(folder: Path, *, import_worker: bool = False) -> Report:
     """`folder` holds pipelines (KEY/VERSION.yaml) or is itself one pipeline's (VERSION.yaml)."""
     report = Report()
     one_pipeline = any(folder.glob("*.yaml"))
@@ -59,7 +80,7 @@ def check_folder(folder: Path, *, import_workers: bool = False) -> Report:
         template = read_template(path)
         report.templates.append(template)
         found = [*template.violations, *_check_published(template, published)]
-        if import_workers and template.pipeline is not None:
+        if import_worker and template.pipeline is not None:
             found += _check_import(template.pipeline, root)
         report.findings += [Finding(path, violation) for violation in found]
     there = {f"{one.key}/{one.version}" for one in report.templates}

@@ -8,64 +8,15 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
-import yaml
-from pydantic import ValidationError
 
 from jos.core import config, lifecycle
-from jos.core.errors import BadRequest, ConfigInvalid, JosError, NotFound, Violation
+from jos.core.errors import BadRequest, JosError, NotFound
 from jos.core.ids import new_id
 from jos.core.model import InputRef, Job, JobInput, JobRequest, JobSpec, Pipeline, job_folder
 from jos.registry import Registry
 from jos.storage.base import Storage
 from jos.storage.source import stat_input
 from jos.store.redis import Store
-
-
-def read_request(path: Path) -> JobRequest:
-    """A `job.yaml` (or JSON). Its relative input paths are relative to its own folder. Raises BadRequest or
-    ConfigInvalid with every violation."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise BadRequest(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadRequest(f"{path} is not YAML: {error}") from error
-    request = parse_request(data, str(path))
-    return with_base(request, path.parent)
-
-
-def parse_request(data: Any, name: str = "the request") -> JobRequest:
-    if not isinstance(data, dict):
-        raise BadRequest(
-            f"{name} must be a mapping with at least `name`, `pipeline_key` and `inputs`.",
-            suggestion="`jos pipelines` lists what can be run, pipelines/*/examples hold whole requests.",
-        )
-    try:
-        return JobRequest.model_validate(data)
-    except ValidationError as error:
-        violations = [Violation(_path(e["loc"]), e["msg"]) for e in error.errors()]
-        raise ConfigInvalid(f"{name} is not a valid job request.", violations) from error
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    """A JSON path; names that are no plain identifiers are quoted, as in `$.inputs["worker.inference"][0]`."""
-    steps = [f"[{x}]" if isinstance(x, int) else f".{x}" if x.isidentifier() else f'["{x}"]' for x in loc]
-    return "$" + "".join(steps)
-
-
-def with_base(request: JobRequest, folder: Path) -> JobRequest:
-    """The request with its relative paths made absolute."""
-
-    def absolute(ref: InputRef) -> InputRef:
-        if ref.file_id is None or "://" in ref.file_id:
-            return ref
-        path = str((folder / Path(ref.file_id).expanduser()).absolute())
-        return ref.model_copy(update={"file_id": path})
-
-    return request.model_copy(update={"inputs": {p: [absolute(r) for r in refs] for p, refs in request.inputs.items()}})
 
 
 def find_inputs(request: JobRequest, pipeline: Pipeline) -> list[JobInput]:

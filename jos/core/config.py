@@ -30,7 +30,8 @@ def resolve(pipeline: Pipeline, request: JobRequest) -> dict[str, Json]:
         parallelism, wrong = _parallelism(pipeline, component, asked)
         found += wrong
         config, wrong = _config(pipeline, component, asked.config)
-        found += wrong
+        # a checkpoint brings the configuration it was trained with
+        found += [one for one in wrong if one.code != "missing"] if _has_checkpoint(pipeline, request) else wrong
         merged[component] = {"parallelism": parallelism, "config": config}
     found += _check_inputs(pipeline, request)
     if found:
@@ -50,7 +51,7 @@ def merge(below: Json, above: Json) -> Json:
 
 
 def _check_type(pipeline: Pipeline, request: JobRequest) -> Iterator[Violation]:
-    if request.pipeline_type != pipeline.pipeline_type:
+    if request.pipeline_type not in (None, pipeline.pipeline_type):
         yield Violation(
             "$.pipeline_type",
             f'is "{request.pipeline_type}", but {pipeline.pipeline_key} is a "{pipeline.pipeline_type}" pipeline.',
@@ -117,13 +118,15 @@ def _settable(asked: Json, user: Declared, full: Declared, at: Path) -> tuple[Js
 # --- inputs -------------------------------------------------------------------------------------------
 
 
+def _has_checkpoint(pipeline: Pipeline, request: JobRequest) -> bool:
+    return any(port.mode is PortMode.CHECKPOINT and request.inputs.get(name) for name, port in pipeline.inputs.items())
+
+
 def _check_inputs(pipeline: Pipeline, request: JobRequest) -> Iterator[Violation]:
     for name in sorted(request.inputs.keys() - pipeline.inputs.keys()):
         hint = did_you_mean(name, pipeline.inputs)
         yield Violation(json_path(("inputs", name)), f"is not an input port of this pipeline.{hint}", "unknown")
-    checkpoint = any(
-        port.mode is PortMode.CHECKPOINT and request.inputs.get(name) for name, port in pipeline.inputs.items()
-    )
+    checkpoint = _has_checkpoint(pipeline, request)
     for name, port in pipeline.inputs.items():
         refs = request.inputs.get(name, [])
         replaced = checkpoint and port.mode is PortMode.N_SHOT  # the checkpoint brings its own reference windows

@@ -11,7 +11,7 @@ import re
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
-_SHAPE = re.compile(r"^[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}$")
+_SHAPE = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
 
 
 def _encode(value: int) -> str:
@@ -30,4 +30,4 @@ def derived_id(prefix: str, *parts: str) -> str:
 
 
 def is_id(text: str, prefix: str) -> bool:
-    return text.startswith(f"{prefix}_") and bool(_SHAPE.match(text))
+    return text.startswith(f"{prefix}_") and bool(_SHAPE.fullmatch(text))

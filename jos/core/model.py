@@ -171,7 +171,7 @@ class JobRequest(Model):
     """The body of a job creation, and the content of `job.yaml`."""
 
     name: str = Field(min_length=1, max_length=255)
-    pipeline_type: Literal["batch", "training"] = "batch"
+    pipeline_type: Literal["batch", "training"] | None = None  # if given, it must be the pipeline's
     pipeline_key: str
     pipeline_version: str | None = None
     inputs: dict[str, list[InputRef]] = {}

@@ -19,8 +19,9 @@ import structlog
 from jos.core.errors import JosError, NotFound
 from jos.driver.attempts import run_attempts
 from jos.driver.driver import Ending, Outcome
+from jos.request import read_request
 from jos.settings import Settings
-from jos.submission import read_request, submit
+from jos.submission import submit
 from jos.wiring import Wired, wired
 
 EXIT = {Ending.COMPLETED: 0, Ending.FAILED: 1, Ending.FENCED: 3, Ending.DRAINED: 4}

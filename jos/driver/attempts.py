@@ -19,7 +19,7 @@ import structlog
 from jos.core.commands import Admit, DriverGone, Retry
 from jos.core.errors import Conflict
 from jos.core.model import Job, Status
-from jos.driver.cluster import connect
+from jos.driver.cluster import connect, disconnect
 from jos.driver.driver import Driver, Ending, Outcome
 from jos.submission import load_spec
 from jos.wiring import Wired, import_paths
@@ -80,6 +80,13 @@ def _runs(pid: int) -> bool:
 
 async def run_attempts(job_id: str, wired: Wired, *, take_over: bool = False) -> Outcome:
     """Runs the job until it is over or this process is told to leave (SIGTERM, SIGINT)."""
+    try:
+        return await _run_attempts(job_id, wired, take_over)
+    finally:
+        await asyncio.to_thread(disconnect)
+
+
+async def _run_attempts(job_id: str, wired: Wired, take_over: bool) -> Outcome:
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 
 from jos.core.errors import ComputeFailed
@@ -15,10 +16,10 @@ from jos.core.model import Resources
 
 @dataclass(frozen=True)
 class Cluster:
-    address: str
     own: bool  # started by this process, and ends with it
     cpus: float
     gpus: float
+    nodes: int
     largest_cpus: float  # of one node: an index must fit on one
 
     def device(self, resources: Resources) -> str:
@@ -42,10 +43,12 @@ def connect(address: str | None) -> Cluster:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    if ray.is_initialized():  # a second attempt in this process
+        return _look(own=address is None and "RAY_ADDRESS" not in os.environ)
     wanted = address or os.environ.get("RAY_ADDRESS")
     own = wanted is None
     try:
-        context = ray.init(
+        ray.init(
             address="local" if own else wanted,
             include_dashboard=False if own else None,
             log_to_driver=False,
@@ -58,12 +61,21 @@ def connect(address: str | None) -> Cluster:
             f"Ray {where} cannot be reached: {error}.",
             suggestion="Check RAY_ADDRESS and that `ray status` works from here; `jos doctor` tells more.",
         ) from error
+    return _look(own)
+
+
+def _look(own: bool) -> Cluster:
+    import ray
+
     resources = ray.cluster_resources()
     nodes = [n["Resources"].get("CPU", 0.0) for n in ray.nodes() if n["Alive"]]
-    return Cluster(
-        context.address_info["gcs_address"],
-        own,
-        resources.get("CPU", 0.0),
-        resources.get("GPU", 0.0),
-        max(nodes, default=0.0),
-    )
+    return Cluster(own, resources.get("CPU", 0.0), resources.get("GPU", 0.0), len(nodes), max(nodes, default=0.0))
+
+
+def disconnect() -> None:
+    """Leaves the cluster, or ends our own. Left to the interpreter's exit, Ray ends its processes before its own
+    client, which then waits some 15 s for them."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()

@@ -169,9 +169,7 @@ class Driver:
         self.mirror = Mirror(
             self.store, spec, self.token, self.log.ledger, self.plans, asked=self._asked, stale=self._stale
         )
-        self.committer = Committer(
-            spec, self.storage, self.log, self.token, self.plans, self._committed, self._failed
-        )
+        self.committer = Committer(spec, self.storage, self.log, self.token, self.plans, self._committed, self._failed)
         config = IndexConfig(
             spec_json=spec.model_dump_json().encode(),
             storage_url=self.storage.url,
@@ -184,9 +182,7 @@ class Driver:
             import_paths=self.import_paths,
         )
         gpu = config.device == "cuda"
-        self.pool = Pool(
-            config, pipeline.resources, gpu, self.tell, self._ready, self._reply, impossible=self._failed
-        )
+        self.pool = Pool(config, pipeline.resources, gpu, self.tell, self._ready, self._reply, impossible=self._failed)
         limits = Limits(
             task_attempts=pipeline.retry_policy.task_attempts,
             task_seconds=pipeline.timeouts.task,
@@ -263,9 +259,9 @@ class Driver:
         self.pool.stop(what)
 
     def _note_push(self, what: Push) -> None:
-        first = what.work[0]
-        if isinstance(first, SpanWork) and first.input != STEPS:
-            self.mirror.line(what.index).now = self.spec.inputs[first.input].filename
+        for work in what.work:
+            if isinstance(work, SpanWork) and work.input != STEPS:
+                self.mirror.note_begun(what.index, work.input)
 
     def _ready(self, index: int, life: int, ready: Ready) -> None:
         if not self.started:
@@ -403,9 +399,11 @@ class Driver:
     async def _say_last(self, outcome: Outcome) -> Outcome:
         now = datetime.now(UTC)
         if hasattr(self, "mirror"):
-            if outcome.ending is Ending.COMPLETED:
-                self.mirror.event("inference.completed", outcome.message, Level.SUCCESS, once=True)
             await self.mirror.flush()
+            if outcome.ending is Ending.COMPLETED:
+                kind = f"{self.mirror.progress_kind}.completed"
+                self.mirror.event(kind, outcome.message, Level.SUCCESS, once=True)
+                await self.mirror.flush()
         if outcome.ending is Ending.DRAINED:
             await self.store.transact(self.spec.id, Drained(self.token), now)
         elif outcome.ending is Ending.COMPLETED:

@@ -27,7 +27,7 @@ import orjson
 from jos.core.dispatch import SpanFault
 from jos.core.errors import JobImpossible, JosError, StorageUnavailable
 from jos.core.ledger import MAX_FAILURES, STEPS, Blob, Commit
-from jos.core.model import Distribute, JobSpec
+from jos.core.model import Distribute, JobInput, JobSpec
 from jos.core.plan import InputPlan, PlanWork, SpanWork, Work
 from jos.storage import open_storage
 from jos.storage.source import FileSource
@@ -139,6 +139,10 @@ def load_worker(path: str, import_paths: tuple[str, ...] = ()) -> type[Worker]:
     return found
 
 
+def source_of(one: JobInput) -> FileSource:
+    return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata)
+
+
 class Index:
     """The actor. `ready` sets the worker up; `run` does one lease; `stop` asks it to finish soon."""
 
@@ -198,7 +202,7 @@ class Index:
         spec, config = self.spec, self.config
         worker = load_worker(spec.pipeline.worker, config.import_paths)()
         replicated = {
-            port: [FileSource.of(i) for i in spec.inputs if i.port == port]
+            port: [source_of(i) for i in spec.inputs if i.port == port]
             for port, what in spec.pipeline.inputs.items()
             if what.distribute is Distribute.REPLICATE
         }
@@ -421,7 +425,7 @@ class Index:
     # --- ends of a span ---
 
     def _source(self, ordinal: int) -> FileSource:
-        return FileSource.of(self.spec.inputs[ordinal])
+        return source_of(self.spec.inputs[ordinal])
 
     def _put(self, key: str, data: bytes) -> Blob:
         self.storage.write(self.config.folder + key, data)

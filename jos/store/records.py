@@ -26,11 +26,15 @@ from jos.core.model import (
 )
 
 ALL_JOBS = "jos:jobs"  # ZSET job id -> created_at in microseconds
-ACTIVE_JOBS = "jos:jobs:active"  # the same of jobs that are not over; may still name some that are
+ACTIVE_JOBS = "jos:jobs:active"  # ZSET job id -> when it came in; may still name jobs that are over
 
 
 def org_jobs(org_id: str) -> str:
     return f"jos:jobs:org:{org_id}"
+
+
+def indexes(job: Job) -> list[str]:
+    return [ALL_JOBS, org_jobs(job.org_id), ACTIVE_JOBS]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Mirror:
     """What a driver tells the store in one go, after it is in the commit log."""
 
     token: str  # of the driver's attempt
-    seq: int  # 1, 2, … within the attempt; the same batch keeps its number when it is sent again
+    seq: int  # grows within the attempt, from 1; a batch keeps its number when it is sent again
     at: datetime  # the heartbeat
     events: Sequence[EventDraft] = ()
     progress: Sequence[ProgressDraft] = ()

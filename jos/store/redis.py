@@ -130,9 +130,9 @@ class Store:
         return len(matches), await self._jobs_of(matches[offset : offset + limit])
 
     async def active(self, now: datetime) -> list[Job]:
-        """All jobs that are not over or still hold capacity, oldest first: what a controller looks at."""
+        """All jobs that are not over or still hold capacity, longest in first: what a controller looks at."""
         members = await self._connection.command("ZRANGE", records.ACTIVE_JOBS, 0, -1, "WITHSCORES")
-        entered = {name.decode(): score for name, score in members}
+        entered = {name.decode(): float(score) for name, score in zip(members[::2], members[1::2], strict=True)}
         jobs = {job.id: job for job in await self._jobs_of(list(entered))}
         swept_before = _score(now - _SWEEP_AFTER)
         over = [
@@ -148,11 +148,10 @@ class Store:
         """Removes all that is kept of a job; does nothing when there is none."""
         keys = JobKeys.of(job_id)
         record = await self._connection.command("HGET", keys.job, "record")
+        if record is not None:  # indexes first: after a crash in between, the job is still there to be deleted
+            indexes = records.indexes(records.load_job(record))
+            await self._connection.commands([("ZREM", index, job_id) for index in indexes])
         await self._connection.command("UNLINK", *keys.all())
-        indexes = [records.ALL_JOBS, records.ACTIVE_JOBS]
-        if record is not None:
-            indexes.append(records.org_jobs(records.load_job(record).org_id))
-        await self._connection.commands([("ZREM", index, job_id) for index in indexes])
 
     # --- what a driver tells --------------------------------------------------------------------------
 
@@ -211,9 +210,8 @@ class Store:
         """(how many there are, the asked ones). `after` leaves out ids up to it, `offset` skips so many in the
         given order. The total ignores `after`, and without filters counts trimmed events too."""
         wanted = {"level": level, "event_type": event_type, "input_id": input_id}
-        keys = JobKeys.of(job_id)
         page = streams.Page(after, offset, limit, order)
-        return await self._stream(keys, "events", wanted, page, records.load_event)
+        return await self._page(job_id, "events", wanted, page, records.load_event)
 
     async def progress(
         self,
@@ -228,9 +226,8 @@ class Store:
     ) -> tuple[int, list[Progress]]:
         """As `events`."""
         wanted = {"kind": kind, "input_id": input_id}
-        keys = JobKeys.of(job_id)
         page = streams.Page(after, offset, limit, order)
-        return await self._stream(keys, "progress", wanted, page, records.load_progress)
+        return await self._page(job_id, "progress", wanted, page, records.load_progress)
 
     async def follow(
         self, job_id: str, after_event: int = 0, after_progress: int = 0, block_ms: int = 5_000
@@ -275,12 +272,11 @@ class Store:
 
     async def _index(self, job: Job, when: datetime) -> None:
         """Before the record is written: an index entry without a job is skipped, a job without one is lost."""
-        created = _score(job.created_at)
+        created, entered = _score(job.created_at), _score(when)
         await self._connection.commands(
             [
-                ("ZADD", records.ALL_JOBS, created, job.id),
-                ("ZADD", records.org_jobs(job.org_id), created, job.id),
-                ("ZADD", records.ACTIVE_JOBS, _score(when), job.id),
+                ("ZADD", index, entered if index == records.ACTIVE_JOBS else created, job.id)
+                for index in records.indexes(job)
             ]
         )
 
@@ -306,17 +302,18 @@ class Store:
                 if q in search.decode():
                     yield name
 
-    async def _stream(
+    async def _page(
         self,
-        keys: JobKeys,
+        job_id: str,
         name: str,
         wanted: dict[str, str | None],
         page: streams.Page,
         load: Callable[[int, bytes], E],
     ) -> tuple[int, list[E]]:
+        keys = JobKeys.of(job_id)
         version, count = await self._connection.command("HMGET", keys.job, "version", name)
         if version is None:
-            raise _not_found(keys.job)
+            raise _not_found(job_id)
         filters = {field: value for field, value in wanted.items() if value is not None}
         key: str = getattr(keys, name)
         total, entries = await streams.read(self._connection, key, int(count or 0), filters, page)

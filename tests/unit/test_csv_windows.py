@@ -95,7 +95,7 @@ def test_scan_and_parse_agree_with_pythons_csv_module(
     for first, end in itertools.combinations(range(len(wanted) + 1), 2):
         parsed, skip = read(source, first, end, [], 1, chunk)
         cells = [cell.decode() for cell in parsed.timestamps.to_pylist()[skip : skip + end - first]]
-        assert cells == [row[1] for row in wanted[first:end]]
+        assert cells == [row[1] if len(row) > 1 else "" for row in wanted[first:end]]
 
 
 @settings(max_examples=300, deadline=None)
@@ -221,9 +221,7 @@ def test_windows_are_views_in_row_order(rows: int, size: int, step: int, data: s
 
 
 @given(st.sets(st.integers(0, 60)), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
-def test_exactly_the_windows_that_touch_a_bad_row_are_spoilt(
-    bad: set[int], start: int, size: int, step: int
-) -> None:
+def test_exactly_the_windows_that_touch_a_bad_row_are_spoilt(bad: set[int], start: int, size: int, step: int) -> None:
     wanted = {}
     for window in range(6):
         touched = sorted(bad & set(range(start + window * step, start + window * step + size)))

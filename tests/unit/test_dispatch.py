@@ -110,9 +110,7 @@ class World:
                 continue
             commits.append(self.commit(work, index))
         self.tell(
-            LeaseDone(
-                index, push.life, push.lease, 0.01 * len(push.work), tuple(commits), tuple(faults), tuple(plans)
-            )
+            LeaseDone(index, push.life, push.lease, 0.01 * len(push.work), tuple(commits), tuple(faults), tuple(plans))
         )
 
     @staticmethod
@@ -322,7 +320,9 @@ def trainer(world: World, index: int = 0, *, die: bool = False) -> None:
     assert isinstance(work, SpanWork)
     if world.sequence != work.start:
         if work.state is None and work.start:
-            world.tell(LeaseDone(index, push.life, push.lease, 0.1, faults=(SpanFault(work, "elsewhere", dropped=True),)))
+            world.tell(
+                LeaseDone(index, push.life, push.lease, 0.1, faults=(SpanFault(work, "elsewhere", dropped=True),))
+            )
             return
         assert work.start == 0 or work.state == f"state-{work.start}"
     world.sequence = work.end
@@ -398,9 +398,7 @@ class Walk(RuleBasedStateMachine):
         bad=st.frozensets(st.integers(0, 59), max_size=2),
         deadly=st.frozensets(st.integers(0, 59), max_size=1),
     )
-    def begin(
-        self, sizes: list[int], indexes: int, planned: bool, bad: frozenset[int], deadly: frozenset[int]
-    ) -> None:
+    def begin(self, sizes: list[int], indexes: int, planned: bool, bad: frozenset[int], deadly: frozenset[int]) -> None:
         self.sizes = sizes
         plans = [plan(n, span=7, ordinal=o) for o, n in enumerate(sizes)]
         self.world = World.of(plans, indexes, planned)

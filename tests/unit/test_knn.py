@@ -47,7 +47,13 @@ def test_agrees_with_a_naive_search(
     references, queries = random.normal(3, 1, (90, 6)), random.normal(3, 1, (40, 6))
     labels = random.integers(0, 3, 90)
     neighbours = NearestNeighbours(
-        torch.from_numpy(references), labels, 3, n_neighbors=5, metric=metric, weights=weights, normalize_embeddings=unit
+        torch.from_numpy(references),
+        labels,
+        3,
+        n_neighbors=5,
+        metric=metric,
+        weights=weights,
+        normalize_embeddings=unit,
     )
     state, score = neighbours.scores(torch.from_numpy(queries))
     states, scores = naive(queries, references, labels, 5, metric, weights, unit)

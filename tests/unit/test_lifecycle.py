@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import settings
@@ -257,6 +257,12 @@ def test_a_repeat_changes_nothing(case: str) -> None:
     assert again.events == ()
 
 
+def test_after_a_cancel_no_last_word_does_harm() -> None:
+    job = walk(*CANCELLED, Drained("a"))
+    for late in (Completed("a"), Exited("a", IMPOSSIBLE, False), Drained("a"), DriverGone("a")):
+        assert decide(job, late, NOW).job is job
+
+
 STALE: dict[str, tuple[tuple[Command, ...], Command]] = {
     "a command of a job that never had an attempt": (PENDING, Started("a")),
     "a start from the attempt before": ((*RUNNING, Drained("a"), Admit("b")), Started("a")),
@@ -488,6 +494,7 @@ class Walk(RuleBasedStateMachine):
             assert before.attempt is None or command.token != before.attempt.token or command.token not in self.alive
             return False
         except InvalidTransition:
+            assert not isinstance(command, Drained | Exited | DriverGone), "a driver that leaves is always heard"
             return False
         self.check(before, command, after.job, [event.event_type for event in after.events])
         self.job, self.last = after.job, command
@@ -507,6 +514,7 @@ class Walk(RuleBasedStateMachine):
         if before.status.terminal and after.status != before.status:
             assert isinstance(command, Retry)
             assert before.status is not Status.COMPLETED
+        assert before.status is not Status.PREEMPTED or "attempt.failed" not in events
         if isinstance(command, Admit):
             assert not before.holds_capacity
             assert command.token not in self.tokens
@@ -518,35 +526,51 @@ class Walk(RuleBasedStateMachine):
             self.retries = 0
         self.retries += events.count("attempt.failed")
 
-    def refused_or_stale(self, command: Command) -> None:
-        before = self.job
-        assert not self.send(command) or self.job is before
-
     @rule()
     def admit(self) -> None:
         self.send(Admit(f"token-{len(self.tokens) + 1}"))
 
-    @rule(which=st.integers(0, 2), kind=st.sampled_from(["start", "complete", "drain", "gone", "retry", "fatal"]))
-    @precondition(lambda self: self.tokens)
-    def driver(self, which: int, kind: str) -> None:
-        """A driver speaks: the latest, or one of the two before it."""
-        token = self.tokens[max(len(self.tokens) - 1 - which, 0)]
-        speech: dict[str, Command] = {
+    def say(self, token: str, kind: str) -> Command:
+        words: dict[str, Command] = {
             "start": Started(token, "node"),
             "complete": Completed(token),
             "drain": Drained(token),
             "gone": DriverGone(token),
-            "retry": Exited(token, BOOM, True),
-            "fatal": Exited(token, IMPOSSIBLE, False),
+            "stumble": Exited(token, BOOM, True),
+            "give up": Exited(token, IMPOSSIBLE, False),
         }
-        if token == self.tokens[-1]:
-            self.send(speech[kind])
-        else:
-            self.refused_or_stale(speech[kind])
+        return words[kind]
 
-    @rule(command=st.sampled_from([Preempt(), Cancel(), Retry(), Expire("queue"), Expire("run")]))
-    def order(self, command: Command) -> None:
+    @rule()
+    @precondition(lambda self: self.tokens)
+    def driver_starts(self) -> None:
+        self.send(self.say(self.tokens[-1], "start"))
+
+    @rule(kind=st.sampled_from(["complete", "stumble", "stumble", "give up", "drain", "gone"]))
+    @precondition(lambda self: self.tokens)
+    def driver_leaves(self, kind: str) -> None:
+        self.send(self.say(self.tokens[-1], kind))
+
+    @rule(age=st.integers(1, 3), kind=st.sampled_from(["start", "complete", "stumble", "give up", "drain", "gone"]))
+    @precondition(lambda self: len(self.tokens) > 1)
+    def zombie_speaks(self, age: int, kind: str) -> None:
+        """The driver of an earlier attempt wakes up."""
+        before = self.job
+        assert not self.send(self.say(self.tokens[max(len(self.tokens) - 1 - age, 0)], kind))
+        assert self.job is before
+
+    @rule()
+    def preempt(self) -> None:
+        self.send(Preempt())
+
+    @rule(command=st.sampled_from([Cancel(), Retry(), Retry()]))
+    def user(self, command: Command) -> None:
         self.send(command)
+
+    @rule(kind=st.sampled_from(["queue", "run"]))
+    @precondition(lambda self: self.now.second % 3 == 0)
+    def expire(self, kind: Literal["queue", "run"]) -> None:
+        self.send(Expire(kind))
 
     @rule()
     @precondition(lambda self: self.last is not None and not isinstance(self.last, Cancel | Retry))
@@ -583,7 +607,7 @@ class Walk(RuleBasedStateMachine):
         assert (job.attempt.number if job.attempt else 0) == len(self.tokens)
 
 
-Walk.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+Walk.TestCase.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
 TestWalk = Walk.TestCase
 
 

@@ -1,0 +1,125 @@
+"""`jos doctor`: what works on this machine, and what to do about what does not. Changes nothing that lasts.
+
+May import: everything below cli. Tests: tests/e2e/test_cli.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jos.core.errors import JosError
+from jos.settings import Settings
+from jos.storage import open_storage, probe
+from jos.store.redis import Store
+from jos.wiring import open_registry
+
+LITTLE_DISK = 5 << 30
+LITTLE_SHM = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    advice: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every check, in the order in which a job would need the things."""
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_python, _redis, _storage, _ray, _gpu, _torch, _pipelines]
+    return [finding for check in checks for finding in _guarded(check, settings)]
+
+
+def _guarded(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
+    try:
+        return list(check(settings))
+    except JosError as error:
+        return [Finding(check.__name__.strip("_"), "fail", error.message, error.suggestion or "")]
+
+
+def _python(_settings: Settings) -> Iterator[Finding]:
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    yield Finding("python", "ok", detail)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    async def ping() -> None:
+        async with await Store.open(settings.redis_url, settings.redis_dir) as store:
+            await store.ping()
+
+    asyncio.run(ping())
+    where = settings.redis_url or f"embedded, data in {settings.redis_dir}"
+    yield Finding("redis", "ok", f"answers ({where})")
+
+
+def _storage(settings: Settings) -> Iterator[Finding]:
+    url = settings.storage_url
+    probe(open_storage(url))
+    yield Finding("storage", "ok", f"{url}: writes, reads and create-if-absent work")
+    if "://" not in url:
+        free = shutil.disk_usage(url).free
+        state: Literal["ok", "warn"] = "warn" if free < LITTLE_DISK else "ok"
+        advice = "Free some space, or set JOS_STORAGE to a larger folder or a bucket." if state == "warn" else ""
+        yield Finding("disk", state, f"{free / 1e9:.1f} GB free", advice)
+
+
+def _ray(settings: Settings) -> Iterator[Finding]:
+    yield Finding("ray", "ok", importlib.metadata.version("ray"))
+    shm = Path("/dev/shm")
+    if shm.exists() and (free := shutil.disk_usage(shm).free) < LITTLE_SHM:
+        advice = "In a container, give it more: --shm-size=2g, or an emptyDir of medium Memory on Kubernetes."
+        yield Finding("shared memory", "warn", f"{free / 1e6:.0f} MB free in /dev/shm", advice)
+    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        yield Finding("ray cluster", "ok", "none configured: each job starts a small one of its own")
+        return
+    command = ["ray", "status", "--address", address]
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if asked.returncode == 0:
+        yield Finding("ray cluster", "ok", f"{address} answers")
+        if "://" not in settings.storage_url:
+            advice = "Fine on one machine; for more, set JOS_STORAGE to s3:// or gs://, or a shared folder."
+            yield Finding("ray storage", "warn", "the storage is a folder: every node must see it", advice)
+    else:
+        last = (asked.stderr or asked.stdout).strip().splitlines()[-1:]
+        advice = "Check JOS_RAY_ADDRESS or RAY_ADDRESS, and that RAY_AUTH_MODE is the same as the cluster's."
+        yield Finding("ray cluster", "fail", f"{address} does not answer: {''.join(last)}", advice)
+
+
+def _gpu(_settings: Settings) -> Iterator[Finding]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        yield Finding("gpu", "ok", "none here: pipelines run on the CPU")
+        return
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    asked = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    if asked.returncode == 0:
+        yield Finding("gpu", "ok", "; ".join(asked.stdout.strip().splitlines()))
+    else:
+        yield Finding("gpu", "warn", "nvidia-smi fails", "Check the driver: run nvidia-smi by hand.")
+
+
+def _torch(_settings: Settings) -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        advice = "pip install 'jos[torch]': machine-state-classification needs it where its indexes run."
+        yield Finding("torch", "warn", "not installed", advice)
+        return
+    yield Finding("torch", "ok", importlib.metadata.version("torch"))
+
+
+def _pipelines(settings: Settings) -> Iterator[Finding]:
+    found = open_registry(settings).list()
+    yield Finding(
+        "pipelines", "ok" if found else "warn", ", ".join(f"{p.pipeline_key} {p.pipeline_version}" for p in found)
+    )

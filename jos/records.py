@@ -1,0 +1,129 @@
+"""The simplest worker: JSON lines in, JSON lines out, one record at a time.
+
+    class Shout(RecordWorker):
+        def process(self, record):
+            return {"text": record["text"].upper()}
+
+A line that is no JSON object, or for which `process` raises RecordFailed, becomes an error line in the output and a
+failed task; the rest of the file goes on. Any other exception is tried again before the record is given up.
+May import: jos.worker, jos.core, orjson. Tests: tests/unit/test_records.py. For people: docs/pipelines.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from jos.core.spans import cut
+from jos.worker import InputInvalid, Output, Plan, Source, Span, Worker
+
+CHUNK = 8 << 20
+
+
+class RecordFailed(Exception):
+    """This record cannot be answered and never will; the message goes into its output line."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of an input: its 0-based number, and the record or why there is none."""
+
+    number: int
+    record: dict[str, Any] | None
+    error: str = ""
+
+
+class RecordWorker(Worker):
+    """`process` or `process_batch` is all that a pipeline must write."""
+
+    batch_size = 32
+    span_records = 256  # records per span: choose 0.2–1 s of work
+
+    def process(self, record: dict[str, Any]) -> Mapping[str, Any]:
+        """One record's answer."""
+        raise NotImplementedError
+
+    def process_batch(self, records: Sequence[dict[str, Any]]) -> Sequence[Mapping[str, Any] | RecordFailed]:
+        """The answers of a batch, in order; override it where a model answers many records at once."""
+        return [self._one(record) for record in records]
+
+    def _one(self, record: dict[str, Any]) -> Mapping[str, Any] | RecordFailed:
+        try:
+            return self.process(record)
+        except RecordFailed as failed:
+            return failed
+
+    # --- the worker contract ---
+
+    def plan(self, source: Source) -> Plan:
+        lines, offsets = scan(source, self.span_records)
+        bounds = cut(lines, self.span_records)
+        hints = list(zip(offsets, [*offsets[1:], source.num_bytes], strict=True))
+        message = "" if lines else "the file holds no record"
+        return Plan(bounds, hints, output_name="{input_id}_output.jsonl", message=message)
+
+    def read(self, source: Source, span: Span) -> list[Line]:
+        start, end = span.hint
+        lines = source.read_range(start, end).split(b"\n")[span.start - span.hint_start :][: len(span)]
+        return [parse(span.start + at, line) for at, line in enumerate(lines)]
+
+    def compute(self, batch: list[Line]) -> list[Mapping[str, Any] | RecordFailed]:
+        answers = iter(self.process_batch([line.record for line in batch if line.record is not None]))
+        return [next(answers) if line.record is not None else RecordFailed(line.error) for line in batch]
+
+    def write(self, source: Source, span: Span, data: list[Line], results: list[Any]) -> Output:
+        answers = [answer for batch in results for answer in batch]
+        failures = {
+            line.number: f"{source.filename} line {line.number + 1}: {answer}"
+            for line, answer in zip(data, answers, strict=True)
+            if isinstance(answer, RecordFailed)
+        }
+        body = b"".join(
+            _line(line.number, {"error": str(a)} if isinstance(a, RecordFailed) else a)
+            for line, a in zip(data, answers, strict=True)
+        )
+        return Output(body, failures)
+
+    def failed(self, source: Source, span: Span, message: str) -> bytes:
+        return b"".join(_line(number, {"error": message}) for number in range(span.start, span.end))
+
+
+def _line(number: int, answer: Mapping[str, Any]) -> bytes:
+    return orjson.dumps({"line_index": number, **answer}) + b"\n"
+
+
+def parse(number: int, line: bytes) -> Line:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return Line(number, None, f"parse error: {error}")
+    if not isinstance(record, dict):
+        return Line(number, None, f"parse error: a JSON object is expected, not {type(record).__name__}")
+    return Line(number, record)
+
+
+def scan(source: Source, every: int) -> tuple[int, list[int]]:
+    """Counts lines in constant memory, and gives the byte offset of every `every`-th. Raises InputInvalid for what
+    is no text at all."""
+    lines, at, offsets, ends_open = 0, 0, [0], False
+    with source.open() as file:
+        while chunk := file.read(CHUNK):
+            if at == 0 and chunk[:2] == b"\x1f\x8b":
+                raise InputInvalid(f"{source.filename} is compressed with gzip.", suggestion="Decompress it first.")
+            if at == 0 and b"\0" in chunk[:4096]:
+                raise InputInvalid(f"{source.filename} is a binary file, not JSON lines.")
+            position = chunk.find(b"\n")
+            while position >= 0:
+                lines += 1
+                if lines % every == 0:
+                    offsets.append(at + position + 1)
+                position = chunk.find(b"\n", position + 1)
+            at += len(chunk)
+            ends_open = not chunk.endswith(b"\n")
+    lines += ends_open
+    if lines % every == 0 and len(offsets) > lines // every:
+        offsets.pop()  # nothing begins at the very end
+    return lines, offsets if lines else []

@@ -1,0 +1,129 @@
+"""Workers that the tests and benchmarks run: tiny, deterministic, and able to misbehave when told to."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jos.core.spans import cut
+from jos.records import RecordFailed, RecordWorker
+from jos.worker import JobImpossible, Output, Plan, Source, Span, Trainer, Worker
+
+
+class Noop(Worker):
+    """As many tasks as the input file says, none of which does anything: what is left is orchestration."""
+
+    port = ""
+
+    def setup(self) -> None:
+        self.batch_size = int(self.context.config["batch_size"])
+
+    def plan(self, source: Source) -> Plan:
+        with source.open() as file:
+            tasks = int(file.read())
+        return Plan(cut(tasks, int(self.context.config["span_tasks"])))
+
+    def read(self, source: Source, span: Span) -> range:
+        return range(span.start, span.end)
+
+    def compute(self, batch: range) -> int:
+        for _task in batch:
+            pass
+        return len(batch)
+
+    def write(self, source: Source, span: Span, data: range, results: list[int]) -> Output:
+        return Output()
+
+
+class Shout(RecordWorker):
+    """The text in capitals; `sleep` makes a record slow."""
+
+    def setup(self) -> None:
+        self.span_records = int(self.context.config.get("span_records", 16))
+        self.seconds = float(self.context.config.get("seconds", 0))
+
+    def process(self, record: dict[str, Any]) -> Mapping[str, Any]:
+        if self.seconds:
+            time.sleep(self.seconds)
+        if "refuse" in record:
+            raise RecordFailed(str(record["refuse"]))
+        return {"text": record["text"].upper()}
+
+
+class Fragile(Shout):
+    """Does what a record tells it: raise, die, or die once (marked by a file)."""
+
+    def setup(self) -> None:
+        super().setup()
+        if impossible := self.context.config.get("impossible"):
+            raise JobImpossible(str(impossible))
+        if self.context.config.get("broken_setup"):
+            os._exit(3)
+
+    def process(self, record: dict[str, Any]) -> Mapping[str, Any]:
+        match record.get("do"):
+            case "raise":
+                raise ValueError("this record is poison")
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "die once" if not Path(record["mark"]).exists():
+                Path(record["mark"]).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(3600)
+        return super().process(record)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is; JOS knows it by its name."""
+
+
+class Hungry(Shout):
+    """A GPU too small for batches of more than `fits` records."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.batch_size = 16
+
+    def process_batch(self, records: Any) -> Any:
+        if len(records) > 3:
+            raise OutOfMemoryError("CUDA out of memory")
+        return super().process_batch(records)
+
+
+class QuickTrain(Trainer):
+    """Gradient descent on a line, with momentum and seeded noise: the state is everything, or the end differs."""
+
+    def setup(self) -> None:
+        config = self.context.config
+        self.total, self.every = int(config["steps"]), int(config["span_steps"])
+        self.seconds = float(config.get("seconds", 0))
+        self.random = random.Random(int(config["seed"]))
+        self.slope, self.momentum = 0.0, 0.0
+
+    def steps(self) -> Plan:
+        return Plan(cut(self.total, self.every))
+
+    def step(self, number: int) -> Mapping[str, float]:
+        if self.seconds:
+            time.sleep(self.seconds)
+        x = self.random.uniform(-1, 1)
+        error = self.slope * x - 3.0 * x
+        self.momentum = 0.9 * self.momentum + error * x
+        self.slope -= 0.05 * self.momentum
+        return {"loss": error * error, "slope": self.slope}
+
+    def save(self) -> bytes:
+        version, words, gauss = self.random.getstate()
+        return orjson.dumps([self.slope, self.momentum, version, list(words), gauss])
+
+    def load(self, state: bytes) -> None:
+        self.slope, self.momentum, version, words, gauss = orjson.loads(state)
+        self.random.setstate((version, tuple(words), gauss))
