@@ -26,7 +26,6 @@ DEFAULT_ENCODER = "hydra"
 SHORTEST_WINDOW = 3
 TAPS = 9
 COMPONENTS = 128  # dimensions kept: cost no accuracy on any set measured, and neighbours are found 8 times faster
-FIT_BLOCK = 128
 _NOTHING = 1e-4  # responses closer than this are rounding: a flat signal must not be told apart by it
 
 
@@ -34,7 +33,8 @@ class Encoder:
     """Base: raw features, each scaled by what it does over the reference windows, then their principal components."""
 
     name: ClassVar[str]
-    cost: ClassVar[tuple[float, float, float]]  # µs of one core: a window; a value; a channel × dilation × value
+    # µs of one core: a window; a value; a moment at a dilation; the same for each channel. Measured, block 128.
+    cost: ClassVar[tuple[float, float, float, float]]
 
     def __init__(self, channels: int, window: int, device: str = "cpu", seed: int = 0) -> None:
         if channels < 1 or window < SHORTEST_WINDOW:
@@ -45,6 +45,8 @@ class Encoder:
         self.channels, self.window, self.device = channels, window, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.dilations = _dilations(window)
+        # a CPU wants what lies between two steps to fit its cache; a GPU wants all at once
+        self.block = 1 << 20 if self.device.type == "cuda" else _power_of_two(4096 / window, 16, 128)
         self.basis: Tensor | None = None
         self.prepare()
 
@@ -61,7 +63,7 @@ class Encoder:
         """Learn from reference windows. They are not altered."""
         windows = windows.to(self.device)
         self.adapt(windows)
-        raw = torch.cat([self.raw(some) for some in windows.split(FIT_BLOCK)]).double()
+        raw = self._raw(windows)
         spread = raw.std(0, correction=0)
         self.centre, self.scale = raw.mean(0), torch.where(spread > 1e-6, 1 / spread, 0)
         if raw.shape[1] > COMPONENTS:
@@ -69,19 +71,23 @@ class Encoder:
 
     def encode(self, windows: Tensor) -> Tensor:
         # in double: how a matrix product rounds depends on the batch, and here nobody sees it
-        scaled = (self.raw(windows.to(self.device)).double() - self.centre) * self.scale
+        scaled = (self._raw(windows.to(self.device)) - self.centre) * self.scale
         return (scaled if self.basis is None else scaled @ self.basis).float()
+
+    def _raw(self, windows: Tensor) -> Tensor:
+        return torch.cat([self.raw(some) for some in windows.split(self.block)]).double()
 
     def seconds(self) -> float:
         """What a window takes one CPU core, roughly. A constant of the shape, so that plans do not vary."""
-        each, value, response = self.cost
+        each, value, moment, heard = self.cost
+        moments = self.window * len(self.dilations)
         values = self.channels * self.window
-        return (each + value * values + response * values * len(self.dilations)) * 1e-6
+        return (each + value * values + moments * (moment + heard * self.channels)) * 1e-6
 
 
 class Stats(Encoder):
     name = "stats"
-    cost = (5, 0.04, 0)
+    cost = (4, 0.055, 0, 0)
 
     def raw(self, windows: Tensor) -> Tensor:
         return statistics(windows)
@@ -92,7 +98,7 @@ class Hydra(Encoder):
     moment. Asked of the signal and of its differences."""
 
     name = "hydra"
-    cost = (15, 0.1, 0.03)
+    cost = (5, 0.055, 0.08, 0.0145)
     groups, rivals = 8, 8
 
     def prepare(self) -> None:
@@ -123,7 +129,7 @@ class Rocket(Encoder):
     are quantiles of the responses over the reference windows."""
 
     name = "rocket"
-    cost = (10, 0.05, 0.06)
+    cost = (5, 0.01, 0.08, 0.014)
     biases = 4
 
     def prepare(self) -> None:
@@ -145,7 +151,7 @@ class Rocket(Encoder):
         golden = (math.sqrt(5) + 1) / 2  # its multiples spread evenly over 0 … 1 for each kernel
         share = (torch.arange(1, 84 * self.biases + 1) * golden % 1).reshape(self.biases, 84)
         self.thresholds: list[Tensor] = []
-        some = windows[:: -(-len(windows) // FIT_BLOCK)]
+        some = windows[:: -(-len(windows) // 128)]
         for kernel, dilation in zip(self.kernels, self.dilations, strict=True):
             response = _convolve(some, kernel, dilation).transpose(0, 1).flatten(1)
             response = response[:, :: -(-response.shape[1] // 20_000)].sort(1).values
@@ -164,11 +170,9 @@ ENCODERS: dict[str, type[Encoder]] = {encoder.name: encoder for encoder in (Hydr
 
 
 def levels(windows: Tensor) -> Tensor:
-    return torch.cat(
-        [windows.mean(-1), windows.std(-1, correction=0), windows.amin(-1), windows.amax(-1)]
-        + [windows.diff().abs().mean(-1)],
-        1,
-    )
+    """Of each channel: where it lies, how far it goes and how rough it is."""
+    spread, rough = windows.std(-1, correction=0), windows.diff().abs().mean(-1)
+    return torch.cat([windows.mean(-1), spread, windows.amin(-1), windows.amax(-1), rough], 1)
 
 
 def statistics(windows: Tensor) -> Tensor:
@@ -219,6 +223,10 @@ def _bands(unit: Tensor) -> list[Tensor]:
     count = power.shape[-1]
     edges = sorted({0, *(round(count ** (band / 8)) for band in range(9))})
     return [(power[..., low:high].sum(-1) + 1e-3).log() for low, high in itertools.pairwise(edges)]
+
+
+def _power_of_two(wanted: float, least: int, most: int) -> int:
+    return int(min(max(2 ** int(math.log2(wanted)), least), most)) if wanted >= 1 else least
 
 
 def _dilations(window: int) -> list[int]:

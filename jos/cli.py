@@ -7,8 +7,10 @@ May import: everything below it. Tests: tests/e2e/test_cli.py, tests/unit/test_c
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +84,14 @@ def resolve_id(engine: Engine, job_id: str) -> str:
     if not newest:
         raise BadRequest("there is no job yet.", suggestion="Create one with `jos run`.")
     return newest[0].id
+
+
+def command_line(engine: Engine, rest: str) -> str:
+    """A `jos` command that works as it is when pasted, also where JOS_HOME was set for this process only."""
+    program = "jos" if shutil.which("jos") else os.path.relpath(sys.argv[0])
+    elsewhere = engine.settings.home != Settings().home
+    home = f"JOS_HOME={os.path.relpath(engine.settings.home_dir)} " if elsewhere else ""
+    return f"[bold]{home}{program} {rest}[/]"
 
 
 def job_json(job: Job) -> dict[str, Any]:
@@ -198,14 +208,15 @@ def _result(engine: Engine, job: Job, as_json: bool, driver: LocalDriver | None 
     if job.status is Status.COMPLETED:
         if not as_json:
             out.print(summary(job))
-            out.print(f"outputs: [bold]jos outputs {job.id} --download DIR[/]    details: [bold]jos show {job.id}[/]")
+            out.print(f"outputs: {command_line(engine, f'outputs {job.id} --download DIR')}", highlight=False)
+            out.print(f"details: {command_line(engine, f'show {job.id}')}", highlight=False)
         return
     err.print(summary(job))
     if driver is not None and not job.status.terminal and driver.process.returncode not in (0, 4):
         err.print(
             f"the driver ended with code {driver.process.returncode}; its log says:\n{driver.tail()}", markup=False
         )
-    err.print(f"all committed work is safe; go on with [bold]jos resume {job.id}[/]")
+    err.print(f"all committed work is safe; go on with {command_line(engine, f'resume {job.id}')}", highlight=False)
     raise typer.Exit(EXIT_FAILED if job.status.terminal else EXIT_UNFINISHED)
 
 
@@ -371,13 +382,26 @@ def check(
     from jos.registry_check import check_folder
 
     with told(as_json):
-        report = check_folder(folder, import_workers=worker)
+        report = check_folder(folder, import_worker=worker)
         if as_json:
             emit(report.to_json())
         else:
             out.print(str(report), markup=False, highlight=False)
         if not report.ok:
             raise typer.Exit(EXIT_FAULT)
+
+
+@pipelines_app.command("publish")
+def publish_version(
+    key: Annotated[str, typer.Argument(help="The pipeline's key.")],
+    version: Annotated[str, typer.Argument(help="The version to publish.")],
+    folder: Annotated[Path, typer.Option(help="The folder of pipelines.")] = Path("pipelines"),
+) -> None:
+    """Publish a version: its content is recorded by hash and never changes again."""
+    from jos.registry import publish
+
+    with told():
+        out.print(f"{key} {version} is published: {publish(folder, key, version)}", highlight=False)
 
 
 @app.command()

@@ -78,7 +78,7 @@ class Watch:
         """Returns the job as it was at the end. Ctrl-C comes through as KeyboardInterrupt."""
         self.seen = after
         began = time.monotonic()
-        with Live(console=self.console, refresh_per_second=8, transient=False) as screen:
+        with Live(console=self.console, refresh_per_second=8) as screen:
             while True:
                 was_gone = self.gone()
                 job, now = self.engine.get(job_id), self.engine.live(job_id)

@@ -7,6 +7,7 @@ May import: stdlib, jos.core.spans. Tests: tests/unit/test_ledger.py.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -77,6 +78,8 @@ class Entry:
 
 def _commit(data: dict[str, Any]) -> Commit:
     body, state = data["body"], data["state"]
+    if None in data["metrics"].values():  # JSON has no NaN: a diverged loss comes back as null
+        data = {**data, "metrics": {k: math.nan if v is None else v for k, v in data["metrics"].items()}}
     return Commit(
         **{
             **data,

@@ -259,6 +259,7 @@ class Driver:
         self.pool.stop(what)
 
     def _note_push(self, what: Push) -> None:
+        self.mirror.began = self.mirror.began or time.monotonic()
         for work in what.work:
             if isinstance(work, SpanWork) and work.input != STEPS:
                 self.mirror.note_begun(what.index, work.input)
@@ -349,6 +350,8 @@ class Driver:
                     await self._settled()
             except TimeoutError:
                 log.warning("not everything in hand could be written in time")
+        if hasattr(self, "pool"):
+            self.pool.close()  # the last word frees the job's capacity: its indexes must be gone by then
         if outcome.ending is Ending.COMPLETED:
             outcome = self._verdict()
         return await self._last_word(outcome)

@@ -84,7 +84,7 @@ class Mirror:
     pending: Batch | None = None  # sent, reply not seen
     lines: dict[int, IndexLine] = field(default_factory=dict)
     said: set[tuple[str, str]] = field(default_factory=set)
-    began: float = field(default_factory=time.monotonic)
+    began: float | None = None  # monotonic; when the first work was given out
     done_before: int = 0  # tasks that earlier attempts committed
     away: str | None = None  # why Redis cannot be reached, while it cannot
 
@@ -229,7 +229,7 @@ class Mirror:
         planned = all(o in self.plans for o in tracked) and (bool(tracked) or STEPS in self.plans)
         total = sum(p.tasks for p in self.plans.values())
         done = self.ledger.tasks_done
-        elapsed = time.monotonic() - self.began
+        elapsed = time.monotonic() - self.began if self.began is not None else 0.0
         rate = (done - self.done_before) / elapsed if elapsed > 0 else 0.0
         return {
             "items_total": total,

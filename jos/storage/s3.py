@@ -222,7 +222,7 @@ def read_object(where: Bucket, at: str, start: int = 0, end: int | None = None, 
 
 
 class ObjectFile(io.RawIOBase):
-    """A seekable file over ranged reads of one version of an object. Wrap it in a BufferedReader."""
+    """A seekable file over ranged reads of one version of an object. Wrap it in a ReadAhead."""
 
     def __init__(self, where: Bucket, at: str, size: int, etag: str | None) -> None:
         self._where, self._key, self._size, self._etag = where, at, size, etag
@@ -244,6 +244,14 @@ class ObjectFile(io.RawIOBase):
         self._position = base + offset
         return self._position
 
+    def readall(self) -> bytes:
+        """One request; Python's own way asks for 8 KiB at a time."""
+        if self._position >= self._size:
+            return b""
+        data = read_object(self._where, self._key, self._position, self._size, self._etag)
+        self._position += len(data)
+        return data
+
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
         end = min(self._position + len(view), self._size)
@@ -253,6 +261,19 @@ class ObjectFile(io.RawIOBase):
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+class ReadAhead(io.BufferedReader):
+    """A BufferedReader that fills its buffer for `read1`, too: Python's asks storage for just the 8 KiB that a
+    TextIOWrapper (csv, pandas) wants next, a request each."""
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self.peek(1)
+        return super().read1(size)
+
+    def readinto1(self, buffer: WriteableBuffer, /) -> int:
+        self.peek(1)
+        return super().readinto1(buffer)
 
 
 def _stat(key: str, meta: Any) -> Stat:

@@ -8,7 +8,6 @@ May import: jos.core, jos.storage. Implements jos.worker.Source. Tests: tests/co
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -127,7 +126,7 @@ def _etag(fingerprint: str) -> str | None:
 
 
 def _opened_object(url: str) -> tuple[int, str, IO[bytes]]:
-    from jos.storage.s3 import ObjectFile, split_url, stat_object
+    from jos.storage.s3 import ObjectFile, ReadAhead, split_url, stat_object
 
     with _told(url):
         where, key = split_url(url)
@@ -137,7 +136,7 @@ def _opened_object(url: str) -> tuple[int, str, IO[bytes]]:
         if found is None:
             raise FileNotFoundError
         raw = ObjectFile(where, key, found.num_bytes, _etag(found.fingerprint))
-        return found.num_bytes, found.fingerprint, io.BufferedReader(raw, READ_AHEAD)
+        return found.num_bytes, found.fingerprint, ReadAhead(raw, READ_AHEAD)
 
 
 def _opened_by_fsspec(url: str) -> tuple[int, str, IO[bytes]]:

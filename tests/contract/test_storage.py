@@ -85,7 +85,19 @@ def test_create_refuses_what_is_there_and_leaves_it_alone(storage: Storage) -> N
 
 
 def test_keys_may_hold_any_printable_characters(storage: Storage) -> None:
-    names = ["ünïcödé 漢字 🎉.csv", "a b", "100%", "a%20b", "a+b", "q?x#y", "[x]{y}*", "~t^`|", "<\"'>", "a&b=c;d", ".hid"]
+    names = [
+        "ünïcödé 漢字 🎉.csv",
+        "a b",
+        "100%",
+        "a%20b",
+        "a+b",
+        "q?x#y",
+        "[x]{y}*",
+        "~t^`|",
+        "<\"'>",
+        "a&b=c;d",
+        ".hid",
+    ]
     for name in names:
         storage.write(f"u/{name}", name.encode())
     assert keys(storage, "u/") == sorted(f"u/{n}" for n in names)

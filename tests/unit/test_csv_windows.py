@@ -104,8 +104,8 @@ def test_stray_quotes_are_read_as_python_reads_them(text: str, chunk: int) -> No
     wanted = [row for row in csv.reader(io.StringIO("h\n" + text, newline="")) if row][1:]
     try:
         layout = scan(Memory(b"h\n" + text.encode()), chunk)
-    except InputInvalid as error:
-        assert "does not end" in error.message  # a quote left open: Python takes all the rest as one cell
+    except InputInvalid:  # a quote left open: Python takes all the rest as one cell
+        assert '"' in wanted[-1][-1] or text.count('"') % 2
         return
     assert layout.rows == len(wanted)
 

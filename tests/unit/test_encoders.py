@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -25,7 +23,7 @@ def fitted(name: str, channels: int, length: int) -> Encoder:
 def test_any_shape_gives_finite_features(name: str, channels: int, length: int) -> None:
     some = fitted(name, channels, length).encode(windows(5, channels, length, seed=1))
     assert some.shape[0] == 5
-    assert some.shape[1] > channels
+    assert some.shape[1] >= 8
     assert some.dtype == torch.float32
     assert torch.isfinite(some).all()
 
@@ -72,7 +70,7 @@ def test_sees_shape_and_level(name: str) -> None:
 def test_costs_are_known_and_grow_with_the_window(name: str) -> None:
     costs = [ENCODERS[name](9, length).seconds() for length in (16, 64, 256)]
     assert costs == sorted(costs)
-    assert all(1e-6 < cost < 0.1 and math.isfinite(cost) for cost in costs)
+    assert all(1e-6 < cost < 0.01 for cost in costs)
 
 
 def test_the_default_is_one_of_them() -> None:

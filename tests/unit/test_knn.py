@@ -24,7 +24,7 @@ def naive(
             "manhattan": np.abs(difference).sum(1),
             "cosine": 1 - references @ query,
         }[metric]
-        nearest = sorted(range(len(references)), key=lambda at: (distance[at], at))[:k]  # noqa: B023
+        nearest = sorted(range(len(references)), key=lambda at: (distance[at], at))[:k]
         weight = [1.0 if weights == "uniform" else 1 / distance[at] for at in nearest]
         score = [0.0, 0.0, 0.0]
         for at, one in zip(nearest, weight, strict=True):

@@ -51,6 +51,8 @@ def table(rows: int, level: float, seed: int, time: str = "{}") -> bytes:
     return "\n".join(["DATE_TIME,HKLD,note,RPM", *lines, ""]).encode()
 
 
+READER = ("data_columns", "timestamp_column", "window_size", "step_size")
+CLASSIFIER = ("n_neighbors", "metric", "weights", "normalize_embeddings")
 LOW = Memory(table(60, 0, 1), "low.csv", "inp_low", {"class": "low, slow"})
 HIGH = Memory(table(60, 5, 2), "high.csv", "inp_high", {"class": "high"})
 
@@ -58,7 +60,7 @@ HIGH = Memory(table(60, 5, 2), "high.csv", "inp_high", {"class": "high"})
 def make(
     shots: list[Memory] | None = None, said: list[Any] | None = None, setup: bool = True, **changes: Any
 ) -> MachineStateWorker:
-    config = {
+    config: dict[str, Any] = {
         "model_type": "stats",
         "batch_size": 8,
         "flush_every_n_iteration": 100,
@@ -73,12 +75,8 @@ def make(
         "data_source": {"source_type": "csv"},
     }
     for key, value in changes.items():
-        inner = next(
-            (config[part] for part in ("reader_config", "classifier_config") if key in READER + CLASSIFIER), config
-        )  # type: ignore[misc]
-        if key in CLASSIFIER:
-            inner = config["classifier_config"]
-        inner[key] = value  # type: ignore[index]
+        part = "reader_config" if key in READER else "classifier_config" if key in CLASSIFIER else None
+        (config[part] if part else config)[key] = value
     worker = MachineStateWorker()
     worker.context = Context(
         config=config,
@@ -92,10 +90,6 @@ def make(
     if setup:
         worker.setup()
     return worker
-
-
-READER = ("data_columns", "timestamp_column", "window_size", "step_size")
-CLASSIFIER = ("n_neighbors", "metric", "weights", "normalize_embeddings")
 
 
 def run_span(worker: MachineStateWorker, source: Memory, span: Span) -> Output:
@@ -156,7 +150,7 @@ def test_states_follow_the_data_and_scores_sum_to_one(worker: MachineStateWorker
 @pytest.mark.parametrize("time", ["28/12/2015 10:29:14 AM {}", '"a ""b"", {}"', "  {} ", '"two\nlines {}"', "é{}"])
 def test_timestamps_pass_through_untouched(worker: MachineStateWorker, time: str) -> None:
     source = Memory(table(40, 0, 7, time))
-    plan, body, _ = run(worker, source)
+    _, body, _ = run(worker, source)
     wanted = [row[0] for row in csv.reader(io.StringIO(source.data.decode(), newline=""))][1:26]
     assert [row[0] for row in csv.reader(io.StringIO(body, newline=""))] == wanted
 

@@ -1,0 +1,56 @@
+# JOS. `make demo` shows it at work, `make test` proves it; nothing but Python 3.11 and git is needed.
+PYTHON ?= python3
+# any torch from 2.6 on will do; set TORCH= to a build for your GPU
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test check lint types unit contract integration e2e chaos bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# torch first: whatever depends on it then takes the one that is there
+.venv/.demo: pyproject.toml | .venv/bin/python
+	$(PIP) "$(TORCH)"
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+.venv/.test: pyproject.toml .venv/.demo
+	$(PIP) -e '.[test]'
+	@touch $@
+
+demo: .venv/.demo ## classify real wrist-sensor recordings, with progress and a score
+	$(BIN)/jos demo
+
+test: .venv/.test ## all tests, short versions of the long ones
+	$(BIN)/python -m pytest -q -n 2 tests/unit
+	$(BIN)/python -m pytest -q tests/contract tests/integration tests/e2e tests/chaos
+
+check: .venv/.test lint types unit ## lint, types and unit tests, in under a minute
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.test
+	$(BIN)/mypy
+
+unit: .venv/.test
+	$(BIN)/python -m pytest -q -n 2 tests/unit
+
+contract integration e2e: .venv/.test
+	$(BIN)/python -m pytest -q tests/$@
+
+chaos: .venv/.test ## ten kills at random moments; the seed is printed
+	JOS_CHAOS_KILLS=10 $(BIN)/python -m pytest -q -s tests/chaos
+
+bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
+	$(BIN)/python -m benchmarks.run_all
+
+clean: ## what was built; job data under ~/.jos stays
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
