@@ -131,6 +131,8 @@ def read_header(source: Source) -> Header:
                 raise InputInvalid(
                     f"The header of {source.filename} is not UTF-8 text.", suggestion="Save the file as UTF-8."
                 ) from None
+            except csv.Error as error:
+                raise InputInvalid(f"The header of {source.filename} cannot be read: {error}.") from None
             return Header(tuple(columns), min(skip + end + 1, source.num_bytes), line)
         previous = end
     if not start.strip():

@@ -45,8 +45,8 @@ class Encoder:
         self.channels, self.window, self.device = channels, window, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.dilations = _dilations(window)
-        # a CPU wants what lies between two steps to fit its cache; a GPU wants all at once
-        self.block = 1 << 20 if self.device.type == "cuda" else _power_of_two(4096 / window, 16, 128)
+        # what lies between two steps should fit a CPU's cache; a GPU wants much at once
+        self.block = 8192 if self.device.type == "cuda" else _power_of_two(4096 / window, 16, 128)
         self.basis: Tensor | None = None
         self.prepare()
 

@@ -39,6 +39,7 @@ BLOCK = 128  # windows at once on a CPU, padded: fits the cache, and one shape a
 CLIP = 8.0  # in standard deviations of the n-shots: a broken sensor must not outweigh all others
 FIT_WINDOWS = 1024  # the encoder is fitted on at most so many, evenly taken
 DECIMALS = 4
+REMEMBERED = 64  # headers of files
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Settings:
     @property
     def encoder(self) -> str:
         """The encoder that `model_type` asks for; the hosted service's own models are not open."""
-        return encoders.DEFAULT_ENCODER if self.model_type.startswith("omega_") else self.model_type
+        return encoders.DEFAULT_ENCODER if self.model_type.startswith("omega") else self.model_type
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Settings:
@@ -128,6 +129,8 @@ class MachineStateWorker(Worker):
         self.headers: OrderedDict[str, tuple[Header, list[int], int]] = OrderedDict()
         self.block = None if self.context.device == "cuda" else BLOCK
         torch.set_num_threads(max(1, self.context.threads))
+        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would decide who wins
+        torch.backends.cudnn.deterministic = True
         if self.settings.encoder != self.settings.model_type:
             self.context.warn(
                 "model.substituted",
@@ -192,7 +195,7 @@ class MachineStateWorker(Worker):
 
     def _span_tasks(self, layout: csv_windows.Layout, windows: int) -> int:
         settings = self.settings
-        tasks = int(SPAN_SECONDS / self.encoder.seconds())
+        tasks = int(SPAN_SECONDS / (self.encoder.seconds() + self.neighbours.seconds()))
         row_bytes = layout.num_bytes / max(layout.rows, 1)
         tasks = min(tasks, int(SPAN_BYTES / (row_bytes * settings.step_size)))
         part = min(settings.part_tasks, max(windows, 1))
@@ -200,14 +203,15 @@ class MachineStateWorker(Worker):
 
     def _columns(self, source: Source, header: Header | None = None) -> tuple[Header, list[int], int]:
         """A file's header and where our columns are in it. Remembered: each span of the file asks."""
-        if source.id not in self.headers:
+        known = self.headers.get(source.id)
+        if known is None:
             header = header or csv_windows.read_header(source)
             numeric = [header.find(name, source.filename) for name in self.settings.data_columns]
-            text = header.find(self.settings.timestamp_column, source.filename)
-            self.headers[source.id] = header, numeric, text
-            if len(self.headers) > 64:
+            known = header, numeric, header.find(self.settings.timestamp_column, source.filename)
+            self.headers[source.id] = known
+            if len(self.headers) > REMEMBERED:
                 self.headers.popitem(last=False)
-        return self.headers[source.id]
+        return known
 
     def read(self, source: Source, span: Span) -> Windows:
         size, step = self.settings.window_size, self.settings.step_size
@@ -230,10 +234,10 @@ class MachineStateWorker(Worker):
             timestamps = timestamps.take(pa.array(np.arange(0, len(timestamps), step)))
         return Windows(self.scaling.apply(rows.values[:, start:end]), size, step, timestamps, failures)
 
-    @torch.inference_mode()
     def compute(self, batch: Floats32) -> tuple[npt.NDArray[np.int64], Floats]:
-        parts = [self.neighbours.scores(block) for block in self._encoded(batch)]
-        state, score = (torch.cat(some)[: len(batch)].cpu().numpy() for some in zip(*parts, strict=True))
+        with torch.inference_mode():
+            parts = [self.neighbours.scores(block) for block in self._encoded(batch)]
+            state, score = (torch.cat(some)[: len(batch)].cpu().numpy() for some in zip(*parts, strict=True))
         return state, score
 
     def _encoded(self, batch: Floats32) -> Iterator[torch.Tensor]:
@@ -243,7 +247,7 @@ class MachineStateWorker(Worker):
             some = batch[at : at + block]
             if len(some) < block:
                 some = np.concatenate([some, np.zeros((block - len(some), *some.shape[1:]), np.float32)])
-            yield self.encoder.encode(torch.from_numpy(some))
+            yield self.encoder.encode(torch.from_numpy(np.ascontiguousarray(some)))
 
     def write(
         self, source: Source, span: Span, data: Windows, results: list[tuple[npt.NDArray[np.int64], Floats]]

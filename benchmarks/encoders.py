@@ -1,4 +1,4 @@
-"""Which encoder should be the default? Accuracy and macro-F1 of k nearest neighbours on few labelled examples, and speed.
+"""Which encoder should be the default? Accuracy and macro-F1 of k nearest neighbours on few examples, and speed.
 
     python -m benchmarks.encoders [--volve DIR] [--seeds 5] [--shots 10] [--threads 1]
 
@@ -173,7 +173,7 @@ def main() -> None:
     report = [
         "# Encoders, measured",
         f"\nMade by `python -m benchmarks.encoders`; the default encoder is `{DEFAULT_ENCODER}`.",
-        f"Accuracy (macro-F1 in brackets) on the sets' own test cases, {options.neighbours} nearest neighbours, euclidean.",
+        f"Accuracy (macro-F1) on the sets' own test cases, {options.neighbours} nearest neighbours, euclidean.",
         f"\n## {options.shots} examples a class, mean ± sd of {options.seeds} draws\n",
         *few,
         "\n## All training examples\n",

@@ -50,6 +50,14 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or `last`
 EXIT_FAILED, EXIT_FAULT, EXIT_UNFINISHED = 1, 2, 4
 
 
+def columns(*names: str) -> Table:
+    """A plain table; what is too long is folded, never cut: a cut id cannot be pasted."""
+    table = Table(box=None)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
 def emit(data: Any) -> None:
     """One JSON document on stdout."""
     out.file.write(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode() + "\n")
@@ -236,9 +244,7 @@ def jobs(
         if as_json:
             emit({"total": total, "offset": offset, "limit": limit, "jobs": [job_json(j) for j in found]})
             return
-        table = Table("id", "name", "pipeline", "status", "created", box=None)
-        table.columns[0].no_wrap = True
-        table.columns[0].min_width = 30  # an id that is cut cannot be pasted
+        table = columns("id", "name", "pipeline", "status", "created")
         for one in found:
             pipeline = f"{one.pipeline_key} {one.pipeline_version}"
             table.add_row(one.id, one.name, pipeline, one.status, f"{one.created_at.astimezone():%Y-%m-%d %H:%M:%S}")
@@ -259,7 +265,7 @@ def show(job: JobId, as_json: AsJson = False) -> None:
         for label, value in _facts(record, live.data if live else {}):
             facts.add_row(label, value)
         out.print(facts)
-        table = Table("input", "port", "status", "tasks", "failed", "", box=None)
+        table = columns("input", "port", "status", "tasks", "failed", "")
         for row in inputs:
             tasks = f"{row.get('done', 0):,} / {row['tasks']:,}" if row.get("tasks") is not None else ""
             failed = f"{row['failed']:,}" if row.get("failed") else ""
@@ -335,7 +341,7 @@ def outputs(
         if as_json:
             emit({"job_id": job_id, "status": record.status, "total": len(rows), "outputs": rows})
             return
-        table = Table("output", "tasks", "bytes", "location", box=None)
+        table = columns("output", "tasks", "bytes", "location")
         for row in rows:
             table.add_row(row["filename"], f"{row['tasks']:,}", f"{row['num_bytes']:,}", row["location"])
         out.print(table if rows else f"no outputs yet; the job is {record.status}")
@@ -365,7 +371,7 @@ def pipelines(context: typer.Context, as_json: AsJson = False) -> None:
         if as_json:
             emit({"total": len(found), "pipelines": [p.model_dump(mode="json", by_alias=True) for p in found]})
             return
-        table = Table("key", "version", "type", "status", "description", box=None)
+        table = columns("key", "version", "type", "status", "description")
         for one in found:
             first = one.description.strip().split("\n")[0]
             table.add_row(one.pipeline_key, one.pipeline_version, one.pipeline_type, one.status, first)
@@ -422,7 +428,7 @@ def schema(
 
 def _print_schema(found: Pipeline) -> None:
     out.print(f"[bold]{found.pipeline_key} {found.pipeline_version}[/]  {found.name}")
-    ports = Table("port", "mode", "share", "required", "description", box=None)
+    ports = columns("port", "mode", "share", "required", "description")
     for port, what in found.inputs.items():
         ports.add_row(port, what.mode, what.distribute, "yes" if what.required else "no", what.description)
     out.print(ports)

@@ -85,8 +85,11 @@ class Watch:
                 self._tell_events(job_id)
                 screen.update(frame(job, now.data if now else {}, time.monotonic() - began))
                 if job.status.terminal or was_gone:
-                    return job
+                    break
                 time.sleep(REFRESH)
+        if not self.console.is_terminal:
+            self.console.print()  # rich leaves the last frame without an end of line there
+        return job
 
     def _tell_events(self, job_id: str) -> None:
         _, events = self.engine.events(job_id, after=self.seen)

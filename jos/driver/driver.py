@@ -368,17 +368,17 @@ class Driver:
         await self.committer.broken.wait()
 
     def _verdict(self) -> Outcome:
-        """A job in which every tracked input failed has failed; one bad input among good ones fails alone."""
+        """A job of which nothing at all succeeded has failed; a bad file or record among good ones fails alone."""
         if self.committer.error is not None:
             return self._outcome_of(self.committer.error)
         states = [self.mirror.input_state(o) for o in self.plans if o != STEPS]
         bad = [s for s in states if s.error_message]
-        if states and len(bad) == len(states):
-            text = f"all {len(bad)} inputs failed; the first: {bad[0].error_message}"
+        if states and len(bad) == len(states) and not any(s.done > s.failed for s in states):
+            first = bad[0].error_message or ""
+            text = first if len(bad) == 1 else f"all {len(bad)} inputs failed; the first: {first}"
             names = {i.id: i.filename for i in self.spec.inputs}
             details = {"inputs": {names[s.input_id]: s.error_message for s in bad[:20]}}
-            failure = JobFailure(code="all_inputs_failed", message=text, details=details)
-            return Outcome(Ending.FAILED, text, failure)
+            return Outcome(Ending.FAILED, text, JobFailure(code="all_inputs_failed", message=text, details=details))
         done, failed = self.log.ledger.tasks_done, self.log.ledger.tasks_failed
         text = f"{done - failed:,} tasks done" + (f", {failed:,} failed" if failed else "")
         if bad:

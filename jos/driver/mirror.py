@@ -213,7 +213,8 @@ class Mirror:
         elif done == 0 and ordinal not in self.begun:
             status = InputStatus.PENDING
         if one.first_failure is not None:
-            error = f"{one.failed:,} of {plan.tasks:,} tasks failed; the first: {one.first_failure[1]}"
+            first = one.first_failure[1]
+            error = first if one.failed == 1 else f"{one.failed:,} of {plan.tasks:,} tasks failed; the first: {first}"
         return InputState(
             input_id=source.id,
             status=status,

@@ -101,13 +101,15 @@ def test_scan_and_parse_agree_with_pythons_csv_module(
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(alphabet='a,"\n\r', max_size=40), chunk=st.integers(1, 50))
 def test_stray_quotes_are_read_as_python_reads_them(text: str, chunk: int) -> None:
-    wanted = [row for row in csv.reader(io.StringIO("h\n" + text, newline="")) if row][1:]
+    def python(text: str) -> list[list[str]]:
+        return [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+
     try:
         layout = scan(Memory(b"h\n" + text.encode()), chunk)
     except InputInvalid:  # a quote left open: Python takes all the rest as one cell
-        assert '"' in wanted[-1][-1] or text.count('"') % 2
+        assert python(text + "\nX")[-1] != ["X"]
         return
-    assert layout.rows == len(wanted)
+    assert layout.rows == len(python(text))
 
 
 def test_the_sample_thins_out_and_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors import machine_state
+from actors.encoders import ENCODERS
 from actors.machine_state import MachineStateWorker
 from jos.worker import Context, InputInvalid, JobImpossible, Output, Plan, Span
 
@@ -168,11 +169,14 @@ def test_steps_take_the_first_row_of_each_window() -> None:
     assert [line.split(",")[0] for line in body.splitlines()] == [str(1_400_000_000 + 7 * i) for i in range(10)]
 
 
-def test_two_indexes_and_any_cut_give_the_same_bytes() -> None:
-    source = Memory(table(120, 2.5, 9))
-    _, whole, _ = run(make(), source)
-    assert run(make(), source)[1] == whole
-    assert run(make(), source, cuts=[1, 2, 50, 99, 104])[1] == whole
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("size", [16, 50])
+def test_two_indexes_and_any_cut_give_the_same_bytes(encoder: str, size: int) -> None:
+    source = Memory(table(320, 2.5, 9))
+    workers = [make(model_type=encoder, window_size=size) for _ in range(2)]
+    _, whole, _ = run(workers[0], source)
+    assert run(workers[1], source)[1] == whole
+    assert run(workers[1], source, cuts=[1, 2, 50, 131, 200])[1] == whole
 
 
 @settings(max_examples=15, deadline=None)
@@ -284,6 +288,30 @@ def test_classes_may_have_several_files_and_short_ones_among_them() -> None:
     worker = make([LOW, HIGH, more, Memory(HIGH.data, "h2.csv", "inp_h2", {"class": "high"})])
     assert len(worker.neighbours.references) == 3 * 45
     assert worker.classes == ["high", "low, slow"]
+
+
+def test_real_movements_are_told_apart() -> None:
+    """Six channels of a wrist, four activities: an n-shot file per training series, one window each."""
+    datasets = pytest.importorskip("sktime.datasets")
+    files: dict[str, list[Memory]] = {}
+    for split in ("train", "test"):
+        values, labels = datasets.load_basic_motions(split=split, return_X_y=True, return_type="numpy3d")
+        files[split] = [
+            Memory(
+                "\n".join(
+                    ["t,a,b,c,d,e,f", *(f"{at},{','.join(map(str, row))}" for at, row in enumerate(series.T))]
+                ).encode(),
+                id=f"inp_{split}{number}",
+                metadata={"class": label},
+            )
+            for number, (series, label) in enumerate(zip(values, labels, strict=True))
+        ]
+    worker = make(
+        files["train"], model_type="omega_1_5_base", data_columns=list("abcdef"), timestamp_column="t", window_size=100
+    )
+    states = [run(worker, source)[1].split(",")[1] for source in files["test"]]
+    right = sum(state == source.metadata["class"] for state, source in zip(states, files["test"], strict=True))
+    assert right >= 37, f"{right} of 40"
 
 
 def test_a_rare_placeholder_in_the_n_shots_does_not_drown_the_scale() -> None:
