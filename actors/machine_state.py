@@ -127,7 +127,7 @@ class MachineStateWorker(Worker):
         # Small batches of the user's are taken several at once; the parts of the output keep their size.
         self.batch_size = CALL * -(-self.settings.batch_size // CALL)
         self.headers: OrderedDict[str, tuple[Header, list[int], int]] = OrderedDict()
-        self.block = None if self.context.device == "cuda" else BLOCK
+        self.block = BLOCK if self.context.device == "cpu" else None
         torch.set_num_threads(max(1, self.context.threads))
         torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would decide who wins
         torch.backends.cudnn.deterministic = True
@@ -199,7 +199,9 @@ class MachineStateWorker(Worker):
         row_bytes = layout.num_bytes / max(layout.rows, 1)
         tasks = min(tasks, int(SPAN_BYTES / (row_bytes * settings.step_size)))
         part = min(settings.part_tasks, max(windows, 1))
-        return part if part <= 1.5 * tasks else min(max(tasks, settings.batch_size), part)
+        if part <= 1.5 * tasks:  # little more than a span: one span, and nobody has to put the part together
+            return settings.part_tasks
+        return min(max(tasks, settings.batch_size), part)
 
     def _columns(self, source: Source, header: Header | None = None) -> tuple[Header, list[int], int]:
         """A file's header and where our columns are in it. Remembered: each span of the file asks."""
@@ -268,8 +270,8 @@ def read_references(sources: Sequence[Source], settings: Settings) -> dict[str, 
     """The rows of the n-shots by class, classes sorted; or JobImpossible that says what to mend."""
     found: dict[str, list[Floats]] = {}
     for source in sources:
-        label = str(source.metadata.get("class") or "")
-        if not label:
+        label = str(source.metadata.get("class", ""))
+        if not label.strip():
             raise JobImpossible(f"The n-shot file {source.filename} has no class.", suggestion="Set metadata.class.")
         found.setdefault(label, []).append(_reference_rows(source, label, settings))
     if len(found) < 2:

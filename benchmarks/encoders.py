@@ -9,6 +9,7 @@ whose order in time is lost: they measure levels, not courses. Writes benchmarks
 from __future__ import annotations
 
 import argparse
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -178,8 +179,11 @@ def main() -> None:
         *few,
         "\n## All training examples\n",
         *everything,
+        "\nRead with care: the encoders' sizes (groups of hydra, biases of rocket, dimensions kept) were chosen with",
+        "these sets in view, and some have under 50 test cases. Sets differ more than encoders do.",
         f"\n## Windows a second, {options.threads} thread(s), without the neighbours\n",
         *speeds,
+        f"\nLoad average while this was timed: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
     ]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join(report) + "\n")

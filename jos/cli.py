@@ -95,9 +95,9 @@ def resolve_id(engine: Engine, job_id: str) -> str:
 
 
 def command_line(engine: Engine, rest: str) -> str:
-    """A `jos` command that works as it is when pasted, also where JOS_HOME was set for this process only."""
+    """A `jos` command that works as it is when pasted, wherever this one had its JOS_HOME from."""
     program = "jos" if shutil.which("jos") else os.path.relpath(sys.argv[0])
-    elsewhere = engine.settings.home != Settings().home
+    elsewhere = engine.settings.home != Settings.model_fields["home"].default
     home = f"JOS_HOME={os.path.relpath(engine.settings.home_dir)} " if elsewhere else ""
     return f"[bold]{home}{program} {rest}[/]"
 
@@ -433,7 +433,7 @@ def _print_schema(found: Pipeline) -> None:
         ports.add_row(port, what.mode, what.distribute, "yes" if what.required else "no", what.description)
     out.print(ports)
     for component, user in found.user_config_schema.items():
-        fields = Table("field (--set …=value)", "type", "default", "description", box=None)
+        fields = columns("field (--set …=value)", "type", "default", "description")
         defaults = found.default_config[component]
         fields.add_row(f"{component}.parallelism", "integer", str(defaults["parallelism"]), "the most indexes at once")
         for path, field in _fields(user, f"{component}.config"):

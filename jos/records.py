@@ -11,6 +11,7 @@ May import: jos.worker, jos.core, orjson. Tests: tests/unit/test_records.py. For
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class RecordWorker(Worker):
     def plan(self, source: Source) -> Plan:
         lines, offsets = scan(source, self.span_records)
         bounds = cut(lines, self.span_records)
-        hints = list(zip(offsets, [*offsets[1:], source.num_bytes], strict=True))
+        hints = list(itertools.pairwise([*offsets, source.num_bytes]))
         message = "" if lines else "the file holds no record"
         return Plan(bounds, hints, output_name="{input_id}_output.jsonl", message=message)
 
@@ -77,7 +78,7 @@ class RecordWorker(Worker):
     def write(self, source: Source, span: Span, data: list[Line], results: list[Any]) -> Output:
         answers = [answer for batch in results for answer in batch]
         failures = {
-            line.number: f"{source.filename} line {line.number + 1}: {answer}"
+            line.number: f"{self.where(source, line.number)}: {answer}"
             for line, answer in zip(data, answers, strict=True)
             if isinstance(answer, RecordFailed)
         }
@@ -86,6 +87,9 @@ class RecordWorker(Worker):
             for line, a in zip(data, answers, strict=True)
         )
         return Output(body, failures)
+
+    def where(self, source: Source, task: int) -> str:
+        return f"{source.filename} line {task + 1}"
 
     def failed(self, source: Source, span: Span, message: str) -> bytes:
         return b"".join(_line(number, {"error": message}) for number in range(span.start, span.end))

@@ -154,6 +154,10 @@ class Worker:
         """The bytes of the span's tasks; `results` holds what `compute` returned, batch after batch."""
         raise NotImplementedError
 
+    def where(self, source: Source, task: int) -> str:
+        """A task as people find it in the input, for messages."""
+        return f"{source.filename} task {task}"
+
     def failed(self, source: Source, span: Span, message: str) -> bytes:
         """Bytes to stand in the output for tasks that failed for good (default: none). Must not touch them."""
         return b""

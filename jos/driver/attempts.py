@@ -91,6 +91,8 @@ async def _run_attempts(job_id: str, wired: Wired, take_over: bool) -> Outcome:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave.set)
+    if (await wired.store.get(job_id)).status is Status.COMPLETED:  # a RayJob's pod that was started once more
+        return Outcome(Ending.COMPLETED, "it was completed before")
     while True:
         job, token = await take(job_id, wired, take_over=take_over)
         spec = await load_spec(job, wired.storage)

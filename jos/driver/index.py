@@ -366,7 +366,9 @@ class Index:
         except Exception:  # burying must not fail in turn: then the tasks simply have no bytes
             traceback.print_exc()
             body = b""
-        return Output(body, dict.fromkeys(range(work.start, work.end), work.bury))
+        # the bad record stands alone by now, so one name is enough, and it is what people look for
+        why = f"{self.worker.where(source, work.start)}: {work.bury}"
+        return Output(body, dict.fromkeys(range(work.start, work.end), why))
 
     # --- planning ---
 

@@ -43,7 +43,7 @@ class Noop(Worker):
 
 
 class Shout(RecordWorker):
-    """The text in capitals; `sleep` makes a record slow."""
+    """The text in capitals; `seconds` makes a record slow, `trace` names a file that tells what was worked on."""
 
     def setup(self) -> None:
         self.span_records = int(self.context.config.get("span_records", 16))
@@ -54,6 +54,9 @@ class Shout(RecordWorker):
             time.sleep(self.seconds)
         if "refuse" in record:
             raise RecordFailed(str(record["refuse"]))
+        if "trace" in record:
+            with open(record["trace"], "a") as trace:
+                trace.write(record["text"] + "\n")
         return {"text": record["text"].upper()}
 
 

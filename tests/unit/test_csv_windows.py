@@ -73,7 +73,7 @@ CELL = st.text(alphabet='ab,"\n\r 1.', max_size=6)
 ROW = st.lists(CELL, min_size=3, max_size=3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(ROW | st.just([]), max_size=12),
     newline=st.sampled_from(["\n", "\r\n", "\r"]),
@@ -98,7 +98,7 @@ def test_scan_and_parse_agree_with_pythons_csv_module(
         assert cells == [row[1] if len(row) > 1 else "" for row in wanted[first:end]]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=st.text(alphabet='a,"\n\r', max_size=40), chunk=st.integers(1, 50))
 def test_stray_quotes_are_read_as_python_reads_them(text: str, chunk: int) -> None:
     def python(text: str) -> list[list[str]]:

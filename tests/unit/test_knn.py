@@ -9,6 +9,8 @@ import torch
 from actors import knn
 from actors.knn import METRICS, WEIGHTS, NearestNeighbours
 
+torch.set_num_threads(1)  # tests run side by side
+
 
 def naive(
     queries: np.ndarray, references: np.ndarray, labels: np.ndarray, k: int, metric: str, weights: str, unit: bool

@@ -164,6 +164,17 @@ def test_a_part_holds_batch_size_times_flush_windows() -> None:
     assert body.count("\n") == 65
 
 
+def test_a_file_within_a_part_is_one_span_if_that_is_short_and_else_spans_of_half_a_second() -> None:
+    plan = make().plan(Memory(table(200, 0, 1)))
+    assert plan.bounds == [0, 185]
+    long = Memory(table(100_000, 0, 1))
+    worker = make(batch_size=1000)
+    sizes = np.diff(worker.plan(long).bounds)
+    seconds = worker.encoder.seconds() + worker.neighbours.seconds()
+    assert 0.2 < sizes.max() * seconds < 1
+    assert len(sizes) == -(-99_985 // sizes[0])
+
+
 def test_steps_take_the_first_row_of_each_window() -> None:
     _, body, _ = run(make(step_size=7), Memory(table(80, 5, 8)))
     assert [line.split(",")[0] for line in body.splitlines()] == [str(1_400_000_000 + 7 * i) for i in range(10)]
