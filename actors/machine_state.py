@@ -32,12 +32,10 @@ Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
 N_SHOTS, CHECKPOINT = "worker.n_shots", "worker.fine_tune_checkpoint"
-SPAN_SECONDS = 0.5  # of one CPU core
 SPAN_BYTES = 64 << 20  # of input, however cheap its windows are
 CALL = 1024  # windows in one call of `compute` at least: fewer leave the machine waiting for Python
 BLOCK = 128  # windows at once on a CPU, padded: fits the cache, and one shape always rounds in one way
 CLIP = 8.0  # in standard deviations of the n-shots: a broken sensor must not outweigh all others
-FIT_WINDOWS = 1024  # the encoder is fitted on at most so many, evenly taken
 DECIMALS = 4
 REMEMBERED = 64  # headers of files
 
@@ -57,6 +55,8 @@ class Settings:
     metric: str
     weights: str
     normalize_embeddings: bool
+    span_seconds: float  # work of one CPU core in a span
+    fit_windows: int  # the encoder is fitted on at most so many, evenly taken
 
     @property
     def part_tasks(self) -> int:
@@ -70,6 +70,7 @@ class Settings:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Settings:
         reader, classifier = config.get("reader_config", {}), config.get("classifier_config", {})
+        operations = config.get("operations", {})
         missing = [key for key in ("data_columns", "timestamp_column", "window_size") if not reader.get(key)]
         if missing:
             raise JobImpossible(f"reader_config lacks {', '.join(missing)}.")
@@ -85,6 +86,8 @@ class Settings:
             metric=classifier.get("metric", "euclidean"),
             weights=classifier.get("weights", "uniform"),
             normalize_embeddings=bool(classifier.get("normalize_embeddings", False)),
+            span_seconds=float(operations.get("span_seconds", 0.5)),
+            fit_windows=int(operations.get("fit_windows", 1024)),
         )
         settings.check()
         return settings
@@ -152,7 +155,7 @@ class MachineStateWorker(Worker):
             for rows in files
             if rows.shape[1] >= settings.window_size
         ]
-        every = -(-sum(len(some) for some, _ in windows) // FIT_WINDOWS)
+        every = -(-sum(len(some) for some, _ in windows) // self.settings.fit_windows)
         sample = np.concatenate([some[:][::every] for some, _ in windows])
         channels = len(settings.data_columns)
         make = encoders.ENCODERS[settings.encoder]
@@ -195,7 +198,7 @@ class MachineStateWorker(Worker):
 
     def _span_tasks(self, layout: csv_windows.Layout, windows: int) -> int:
         settings = self.settings
-        tasks = int(SPAN_SECONDS / (self.encoder.seconds() + self.neighbours.seconds()))
+        tasks = int(self.settings.span_seconds / (self.encoder.seconds() + self.neighbours.seconds()))
         row_bytes = layout.num_bytes / max(layout.rows, 1)
         tasks = min(tasks, int(SPAN_BYTES / (row_bytes * settings.step_size)))
         part = min(settings.part_tasks, max(windows, 1))

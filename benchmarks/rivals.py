@@ -64,7 +64,9 @@ def ray_data(tasks: int) -> float:
             began = time.monotonic()
             return {"done": numpy.array([noop(batch["id"])]), "began": numpy.array([began])}
 
-    data = ray.data.range(tasks).map_batches(Noop, batch_size=BATCH, compute=ray.data.ActorPoolStrategy(size=WORKERS))
+    # half a CPU an actor: two that take both CPUs leave none for the reading tasks, and it hangs for ever
+    pool = ray.data.ActorPoolStrategy(size=WORKERS)
+    data = ray.data.range(tasks).map_batches(Noop, batch_size=BATCH, compute=pool, num_cpus=0.5)
     done, began = 0, float("inf")
     for batch in data.iter_batches(batch_size=None):
         done += int(batch["done"].sum())

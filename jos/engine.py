@@ -34,13 +34,24 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="jos-loop", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="jos-loop", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.loop.run_forever()
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         return self.submit(work).result()
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
 
 
 class Engine:
@@ -50,11 +61,15 @@ class Engine:
         self.settings = settings or Settings()
         self._thread = _LoopThread()
         self._wired: AbstractAsyncContextManager[Wired] = wired(self.settings)
-        self.parts = self._thread.call(self._wired.__aenter__())
+        try:
+            self.parts = self._thread.call(self._wired.__aenter__())
+        except BaseException:
+            self._thread.close()
+            raise
 
     def close(self) -> None:
         self._thread.call(self._wired.__aexit__(None, None, None))
-        self._thread.loop.call_soon_threadsafe(self._thread.loop.stop)
+        self._thread.close()
 
     def __enter__(self) -> Self:
         return self

@@ -61,6 +61,7 @@ class Entry:
     at: str  # RFC 3339
     commits: tuple[Commit, ...] = ()
     finished: tuple[Finished, ...] = ()
+    retry: int = 0  # in a claim: the job's retry_count; more than before opens all failed tasks again
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +74,7 @@ class Entry:
             at=data["at"],
             commits=tuple(_commit(c) for c in data["commits"]),
             finished=tuple(Finished(**{**f, "blob": Blob(**f["blob"])}) for f in data["finished"]),
+            retry=data.get("retry", 0),
         )
 
 
@@ -100,6 +102,25 @@ class InputLedger:
     bodies: dict[int, list[Commit]] = field(default_factory=dict)  # part -> commits not yet put together
     finished: dict[int, Finished] = field(default_factory=dict)  # part -> output
     state: Commit | None = None  # of those that carry a state, the one after the most steps
+    flawed: list[Commit] = field(default_factory=list)  # with failed tasks: what a retry opens again
+    kept: dict[int, list[Commit]] = field(default_factory=dict)  # bodies of finished parts that a retry would need
+
+    def keeps(self, part: int) -> bool:
+        """Whether a part's bodies must outlive its putting together, because a retry would mend it."""
+        return any(c.part == part for c in self.flawed)
+
+    def reopen(self) -> None:
+        """Forgets the commits that hold failed tasks, and the outputs made of them; all others stay."""
+        for commit in self.flawed:
+            self.done.remove(commit.start, commit.end)
+            self.failed -= commit.failed
+        gone = {(c.start, c.end) for c in self.flawed}
+        for part in {c.part for c in self.flawed}:
+            self.finished.pop(part, None)
+            bodies = [*self.bodies.pop(part, []), *self.kept.pop(part, [])]
+            if rest := [c for c in bodies if (c.start, c.end) not in gone]:
+                self.bodies[part] = rest
+        self.flawed, self.first_failure = [], None
 
 
 class Ledger:
@@ -110,6 +131,7 @@ class Ledger:
         self.attempts: list[str] = []  # tokens in order of their claims
         self.inputs: dict[int, InputLedger] = {}
         self.commits = 0
+        self.retry = 0  # the last retry that opened failed tasks again
 
     def of(self, ordinal: int) -> InputLedger:
         return self.inputs.setdefault(ordinal, InputLedger())
@@ -146,18 +168,26 @@ class Ledger:
         self.next_number += 1
         if not self.attempts or self.attempts[-1] != entry.attempt:
             self.attempts.append(entry.attempt)
+        if entry.retry > self.retry:
+            self.retry = entry.retry
+            for one in self.inputs.values():
+                one.reopen()
         for commit in entry.commits:
             self._commit(commit)
         for finished in entry.finished:
             one = self.of(finished.input)
             one.finished[finished.part] = finished
-            one.bodies.pop(finished.part, None)
+            bodies = one.bodies.pop(finished.part, [])
+            if one.keeps(finished.part):
+                one.kept[finished.part] = bodies
 
     def _commit(self, commit: Commit) -> None:
         one = self.of(commit.input)
         one.done.add(commit.start, commit.end)
         one.failed += commit.failed
         self.commits += 1
+        if commit.failed:
+            one.flawed.append(commit)
         if commit.failures:
             lowest = min(commit.failures)
             if one.first_failure is None or lowest < one.first_failure:

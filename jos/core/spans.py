@@ -62,6 +62,16 @@ class Ranges:
             self._starts.insert(at, start)
             self._ends.insert(at, end)
 
+    def remove(self, start: int, end: int) -> None:
+        """Takes [start, end) out. Raises ValueError unless all of it is there."""
+        if start >= end or not self.covers(start, end):
+            raise ValueError(f"{start}..{end} is not all there")
+        at = bisect_right(self._starts, start) - 1
+        left, right = self._starts[at], self._ends[at]
+        pieces = [(a, b) for a, b in ((left, start), (end, right)) if a < b]
+        self._starts[at : at + 1] = [a for a, _ in pieces]
+        self._ends[at : at + 1] = [b for _, b in pieces]
+
     def overlaps(self, start: int, end: int) -> bool:
         at = bisect_right(self._starts, start)
         return (at > 0 and self._ends[at - 1] > start) or (at < len(self._starts) and self._starts[at] < end)

@@ -103,6 +103,7 @@ async def _run_attempts(job_id: str, wired: Wired, take_over: bool) -> Outcome:
             wired.store,
             lambda: connect(wired.settings.ray_address),
             import_paths(wired.settings),
+            retry=job.retry_count,
         )
         for number in (signal.SIGTERM, signal.SIGINT):  # again: connecting to Ray may install its own
             loop.add_signal_handler(number, leave.set)

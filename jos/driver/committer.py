@@ -150,7 +150,8 @@ class Committer:
         start, end = plan.part_range(part)
         now = utc(datetime.now(UTC))
         self.finished.append(Finished(plan.input, part, self.filename(plan, part), blob, end - start, now))
-        self.garbage.extend(keys)
+        if not self.log.ledger.of(plan.input).keeps(part):
+            self.garbage.extend(keys)
         self._nudge()
 
     def _concatenate(self, name: str, keys: list[str]) -> Blob:

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -51,6 +51,7 @@ from jos.store.redis import Store
 
 log = structlog.get_logger()
 
+RETRY_GROUPS = 1_000_000  # plans made after the n-th retry are numbered from n times this
 LAST_WORD_SECONDS = 60.0  # how long the end of a job may wait for a Redis that is away
 
 
@@ -80,9 +81,10 @@ class Driver:
         store: Store,
         connect: Callable[[], Cluster],
         import_paths: tuple[str, ...] = (),
+        retry: int = 0,
     ) -> None:
         self.spec, self.token, self.storage, self.store, self.connect = spec, token, storage, store, connect
-        self.import_paths = import_paths
+        self.import_paths, self.retry = import_paths, retry
         self.folder = job_folder(spec.org_id, spec.id)
         self.stimuli: asyncio.Queue[Stimulus] = asyncio.Queue()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -138,9 +140,8 @@ class Driver:
     async def _open(self) -> None:
         """The log, claimed: from here on any older driver fails at its next entry."""
         self.log = await asyncio.to_thread(CommitLog.open, self.storage, self.folder)
-        await asyncio.to_thread(self.log.claim, self.token, utc(datetime.now(UTC)))
-        to_plan = self._planning()
-        self.plans, self.to_plan = await asyncio.to_thread(self._load_plans, to_plan)
+        await asyncio.to_thread(self.log.claim, self.token, utc(datetime.now(UTC)), self.retry)
+        self.plans, self.to_plan = await asyncio.to_thread(self._load_plans)
 
     def _planning(self) -> list[PlanWork]:
         if self.spec.pipeline.pipeline_type == "training":
@@ -153,13 +154,25 @@ class Driver:
         ]
         return plan_groups(sizes)
 
-    def _load_plans(self, groups: list[PlanWork]) -> tuple[dict[int, InputPlan], list[PlanWork]]:
-        there = {s.key for s in self.storage.list(f"{self.folder}plan/")}
-        keys = [f"{self.folder}plan/{g.group:08d}.json" for g in groups]
+    def _load_plans(self) -> tuple[dict[int, InputPlan], list[PlanWork]]:
+        """The stored plans, and what is still to be planned: groups that are not there yet, and after a retry the
+        inputs that could not be planned before."""
+        prefix = f"{self.folder}plan/"
+        groups = {int(s.key.removeprefix(prefix).partition(".")[0]): s.key for s in self.storage.list(prefix)}
         with ThreadPoolExecutor(8) as pool:
-            stored = pool.map(lambda key: orjson.loads(self.storage.read(key)), [k for k in keys if k in there])
-            plans = [InputPlan.from_json(p) for group in stored for p in group]
-        return {p.input: p for p in plans}, [g for g, k in zip(groups, keys, strict=True) if k not in there]
+            stored = list(pool.map(lambda key: orjson.loads(self.storage.read(key)), groups.values()))
+        retried = self.log.ledger.retry * RETRY_GROUPS
+        plans: dict[int, InputPlan] = {}
+        for group, content in sorted(zip(groups, stored, strict=True)):
+            for plan in map(InputPlan.from_json, content):
+                if plan.error is None or group >= retried:
+                    plans[plan.input] = plan
+        wanted = self._planning()
+        again = [o for g in wanted if g.group in groups for o in g.inputs if o not in plans]
+        sizes = [(o, self.spec.inputs[o].num_bytes if o != STEPS else 0) for o in again]
+        first = max([retried, *(g + 1 for g in groups)])
+        mended = [replace(g, group=first + g.group) for g in plan_groups(sizes)]
+        return plans, [*(g for g in wanted if g.group not in groups), *mended]
 
     def _wire(self, cluster: Cluster) -> None:
         from jos.driver.pool import Pool  # imports ray, which takes a second: not while the log is being opened
@@ -240,8 +253,7 @@ class Driver:
                 case GiveUp(code, message, retryable):
                     self._end(Outcome(Ending.FAILED, message, JobFailure(code=code, message=message), retryable))
                 case AllCommitted():
-                    ending = Ending.DRAINED if self.draining and not self._all_done() else Ending.COMPLETED
-                    self._end(Outcome(ending))
+                    self._end(self._all_in())
 
     def _start_index(self, what: StartIndex) -> None:
         line = self.mirror.line(what.index)
@@ -332,13 +344,16 @@ class Driver:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
-    def _all_done(self) -> bool:
-        return not self.to_plan_left() and all(
-            len(self.log.ledger.of(o).done) == p.tasks for o, p in self.plans.items() if p.error is None
-        )
-
-    def to_plan_left(self) -> bool:
-        return any(o not in self.plans for group in self._planning() for o in group.inputs)
+    def _all_in(self) -> Outcome:
+        """Nothing is in hand any more. That the work is complete is counted once more, not believed."""
+        planned = all(o in self.plans for group in self._planning() for o in group.inputs)
+        ledger = self.log.ledger
+        if planned and all(len(ledger.of(o).done) == p.tasks for o, p in self.plans.items()):
+            return Outcome(Ending.COMPLETED)
+        if self.draining:
+            return Outcome(Ending.DRAINED)
+        message = "the plan and the commit log do not agree: some tasks were never given out"
+        return Outcome(Ending.FAILED, message, JobFailure(code="internal_error", message=message), retryable=True)
 
     async def _finish(self, outcome: Outcome, running: bool) -> Outcome:
         """Everything in hand to disk, everything told, then the last word."""

@@ -185,7 +185,8 @@ class Mirror:
         for ordinal, source in enumerate(self.spec.inputs):
             if (state := states.get(source.id)) is not None:
                 self.told[ordinal] = Told(state.status, state.tasks, state.done)
-                self.completed += state.step is not None
+                # a retry opened it again, or it is as finished as it was
+                self.completed += state.step is not None and self.input_state(ordinal).status is state.status
         self.done_before = self.ledger.tasks_done
         for ordinal, one in self.ledger.inputs.items():
             self.changed[ordinal] = None

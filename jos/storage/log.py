@@ -53,15 +53,16 @@ class CommitLog:
         log._read_from_start()
         return log
 
-    def claim(self, attempt: str, at: str) -> Entry:
-        """Takes the log over for a new attempt, whoever had it before; `ledger` is complete afterwards.
+    def claim(self, attempt: str, at: str, retry: int = 0) -> Entry:
+        """Takes the log over for a new attempt, whoever had it before; `ledger` is complete afterwards. A `retry`
+        higher than any before opens failed tasks again.
         Raises FenceLost if this attempt had it and lost it."""
         with self._lock:
             self._unclear = None  # should it have been written after all, the next lines find and fold it
             while True:
                 if self._lost or attempt in self.ledger.attempts[:-1]:
                     raise self._lost or FenceLost(f"Attempt {attempt} has been replaced by a later one.")
-                entry = Entry(self.ledger.next_number, attempt, at)
+                entry = Entry(self.ledger.next_number, attempt, at, retry=retry)
                 if self._create(entry, orjson.dumps(entry)) is None:
                     return entry
                 self._catch_up()  # somebody else wrote meanwhile: try behind them

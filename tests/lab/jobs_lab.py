@@ -188,6 +188,8 @@ class Lab:
     def close(self) -> None:
         for driver in self.drivers:
             driver.kill()
+            assert driver.process.stdout is not None
+            driver.process.stdout.close()
         if "engine" in self.__dict__:
             self.engine.close()
         embedded.stop(self.settings.redis_dir)

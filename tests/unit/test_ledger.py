@@ -145,3 +145,41 @@ def test_the_state_to_resume_from_is_the_one_after_the_most_steps() -> None:
     later = Commit(STEPS, 10, 20, state=Blob("s20", 1, "s"))
     ledger = folded([later, Commit(STEPS, 0, 10, state=Blob("s10", 1, "s")), Commit(STEPS, 20, 30)])
     assert ledger.of(STEPS).state == later
+
+
+def finished(part: int, key: str) -> Finished:
+    return Finished(0, part, f"part_{part}", Blob(key, 1, ""), 10, AT)
+
+
+def body(key: str) -> Blob:
+    return Blob(key, 1, "")
+
+
+def test_a_retry_opens_failed_tasks_again_and_nothing_else() -> None:
+    """One bad record in the second span of part 0: the part comes apart again, the good span's bytes are reused."""
+    good = Commit(0, 0, 5, body=body("good"))
+    bad = Commit(0, 5, 10, failed=1, failures=((7, "bad cell"),), body=body("bad"))
+    other = Commit(0, 10, 20, part=1, body=body("other"))
+    ledger = Ledger()
+    ledger.apply(Entry(0, "a", AT))
+    ledger.apply(Entry(1, "a", AT, (good, bad, other), (finished(1, "other"),)))
+    ledger.apply(Entry(2, "a", AT, (), (finished(0, "whole"),)))
+    one = ledger.of(0)
+    assert one.keeps(0)
+    assert not one.keeps(1)
+    ledger.apply(Entry(3, "b", AT, retry=1))
+    assert list(one.done) == [(0, 5), (10, 20)]
+    assert (one.failed, one.first_failure) == (0, None)
+    assert list(one.finished) == [1]
+    assert one.bodies == {0: [good]}
+    ledger.apply(Entry(4, "c", AT, retry=1))  # the same retry, gone on with by a third attempt
+    ledger.apply(Entry(5, "c", AT, (replace(bad, failed=0, failures=()),), (finished(0, "mended"),)))
+    assert list(one.done) == [(0, 20)]
+    assert one.finished[0].blob.key == "mended"
+    assert not one.keeps(0)
+
+
+def test_a_log_of_before_retries_were_written_down_still_opens() -> None:
+    data = Entry(0, "a", AT).to_json()
+    del data["retry"]
+    assert Entry.from_json(data) == Entry(0, "a", AT)

@@ -100,3 +100,15 @@ TestRangesAgainstASet = RangesAgainstASet.TestCase
 def test_a_million_in_order_cost_one_pair() -> None:
     ranges = Ranges((n, n + 1) for n in range(10_000))
     assert list(ranges) == [(0, 10_000)]
+
+
+@given(st.sets(st.integers(0, 40)), st.integers(0, 40), st.integers(1, 10))
+def test_removing_is_the_opposite_of_adding(numbers: set[int], start: int, length: int) -> None:
+    ranges = Ranges((n, n + 1) for n in sorted(numbers))
+    wanted = set(range(start, start + length))
+    if wanted <= numbers:
+        ranges.remove(start, start + length)
+        assert {n for a, b in ranges for n in range(a, b)} == numbers - wanted
+    else:
+        with pytest.raises(ValueError, match="not all there"):
+            ranges.remove(start, start + length)
