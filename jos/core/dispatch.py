@@ -199,6 +199,7 @@ class Dispatch:
         self._head: SpanWork | None = None
         self.attempts: dict[tuple[int, int, int], int] = {}  # only of spans that failed
         self.indexes = {i: _Index() for i in range(1 if limits.sequential else parallelism)}
+        self.steps_done = len(ledger.of(STEPS).done)  # of a trainer, those on their way to the log included
         self.uncommitted = 0  # commits handed to the driver and not yet durable
         self.lease_seconds_per_span: float | None = None
         self.lease_spans = 1
@@ -297,18 +298,32 @@ class Dispatch:
         else:
             self.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
         spans = sum(isinstance(w, SpanWork) for w in lease.work)
-        if done.commits:
+        if commits := self._in_order(done.commits, lease) if self.limits.sequential else done.commits:
             self._learn_pace(done.seconds / max(spans, 1))
-            self.uncommitted += len(done.commits)
-            for commit in done.commits:
+            self.uncommitted += len(commits)
+            for commit in commits:
                 self.attempts.pop((commit.input, commit.start, commit.end), None)
-            out.append(WriteCommits(done.commits))
+            out.append(WriteCommits(commits))
         for fault in done.faults:
             self._fault(fault, out)
         self._storage(done.storage_error, out)
         if done.sick:
             out.append(StopIndex(done.index, index.life, kill=True, reason=done.sick))
             self._index_down(done.index, done.sick, out)
+
+    def _in_order(self, commits: tuple[Commit, ...], lease: _Lease) -> tuple[Commit, ...]:
+        """A trainer's commits form one line from step 0. One that comes before its forerunner (whose reply is late,
+        or whose state could not be stored) is done again: with a hole in the log no index could ever fill, since
+        only the latest state is kept, the training could not go on."""
+        taken = []
+        for commit in sorted(commits, key=lambda c: c.start):
+            if commit.start == self.steps_done:
+                self.steps_done = commit.end
+                taken.append(commit)
+            else:
+                spans = (w for w in lease.work if isinstance(w, SpanWork) and w.start == commit.start)
+                self.again.extend(replace(w, state=None) for w in spans)
+        return tuple(taken)
 
     def _storage(self, error: str | None, out: list[Instruction]) -> None:
         """A store that is slow or full gets a little time; nothing is lost, the spans are queued again."""
@@ -368,6 +383,7 @@ class Dispatch:
     def _index_down(self, i: int, reason: str, out: list[Instruction]) -> None:
         index = self.indexes[i]
         was_stopping, leases = index.stopping, list(index.leases.values())
+        doing = "" if index.up else " while it was being set up"
         index.leases.clear()
         index.up = index.stopping = False
         index.life += 1
@@ -379,7 +395,7 @@ class Dispatch:
             return
         if self.losses > max(8, 2 * len(self.indexes)):
             self.over = True
-            text = f"indexes were lost {self.losses} times in a row without any progress; the last: {reason}"
+            text = f"indexes were lost {self.losses} times in a row without any progress; the last{doing}: {reason}"
             out.append(GiveUp("compute_failed", text, True))
             return
         delay = RESTART_BACKOFF[min(index.losses, len(RESTART_BACKOFF)) - 1]

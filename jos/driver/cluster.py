@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+import time
 from dataclasses import dataclass
 
 from jos.core.errors import ComputeFailed
@@ -48,6 +50,7 @@ def connect(address: str | None) -> Cluster:
     wanted = address or os.environ.get("RAY_ADDRESS")
     own = wanted is None
     try:
+        _knock(wanted or "")
         ray.init(
             address="local" if own else wanted,
             include_dashboard=False if own else None,
@@ -55,13 +58,28 @@ def connect(address: str | None) -> Cluster:
             logging_level=logging.ERROR,
             namespace="jos",
         )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"at {wanted}" if wanted else "on this machine"
         raise ComputeFailed(
             f"Ray {where} cannot be reached: {error}.",
             suggestion="Check RAY_ADDRESS and that `ray status` works from here; `jos doctor` tells more.",
         ) from error
     return _look(own)
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits more than a minute for a head that is not there. Raises OSError if nobody listens."""
+    host, _, port = address.rpartition(":")
+    if not host or "://" in address or not port.isdigit():
+        return  # `auto`, `local`, a Ray Client URL
+    for seconds in (1.0, 2.0, None):  # a head that is just starting
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
+            return
+        except OSError:
+            if seconds is None:
+                raise
+            time.sleep(seconds)
 
 
 def _look(own: bool) -> Cluster:

@@ -126,6 +126,7 @@ class Driver:
         except JosError as error:
             outcome = self._outcome_of(error)
         finally:
+            await asyncio.wait([connecting])  # else the next attempt would connect while this one still does
             for task in tasks[:2]:  # nothing new is pushed; pen and heartbeat go on for what is in hand
                 task.cancel()
         try:

@@ -140,7 +140,11 @@ class Pool:
 
 def _reason(error: RayError) -> str:
     """Ray's many-line report as the one line that tells people what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [li for li in lines if "cause" in li.lower() or "Error" in li or "killed" in li.lower()]
-    text = (telling or lines or [type(error).__name__])[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
-    return text[:500]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "creation task" in lines[0] or isinstance(error, ray.exceptions.RayTaskError):
+        return lines[-1][:500]  # a traceback
+    if any("exits with a connection error" in line for line in lines):  # how Ray sees a death without a word
+        pid = next((line for line in lines if line.startswith("pid: ")), "")
+        return f"its process{pid.replace('pid:', '')} died: it was killed, crashed, or the machine ran out of memory"
+    telling = [li for li in lines if "cause" in li.lower() or "killed" in li.lower()]
+    return (telling or lines)[0][:500]

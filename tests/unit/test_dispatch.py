@@ -218,6 +218,34 @@ def test_a_fault_that_trying_again_cannot_help_is_recorded_at_once() -> None:
     assert world.failed() == 10
 
 
+def test_a_trainers_span_that_comes_before_its_forerunner_is_done_again() -> None:
+    """Two replies of one index may overtake each other on their way to the driver; or the first span's state could
+    not be stored and the second's could. A log with a hole could never be filled: only the last state is kept."""
+    world = World.of([plan(30, ordinal=STEPS)], indexes=1, sequential=True)
+    world.up()
+    first, second = world.held[0]
+    world.held[0].clear()
+    (early,) = second.work
+    assert isinstance(early, SpanWork)
+    world.tell(LeaseDone(0, 1, second.lease, 0.1, (world.commit(early, 0),)))
+    assert world.unwritten == []
+    (due,) = first.work
+    assert isinstance(due, SpanWork)
+    world.tell(LeaseDone(0, 1, first.lease, 0.1, (world.commit(due, 0),)))
+    assert [c.start for c in world.unwritten] == [0]
+    world.finish()
+    assert world.ledger.tasks_done == 30
+
+
+def test_an_attempt_whose_indexes_never_came_up_says_so() -> None:
+    world = World.of([plan(100)], indexes=1)
+    while not world.brain.over:
+        world.down(0, "its process died")
+    last = world.seen[-1]
+    assert isinstance(last, GiveUp)
+    assert "the last while it was being set up: its process died" in last.message
+
+
 def test_losses_without_any_progress_end_the_attempt() -> None:
     world = World.of([plan(100)])
     for _ in range(20):

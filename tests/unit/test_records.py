@@ -1,0 +1,91 @@
+"""Record workers, and the documented example, run without Ray."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jos.records import RecordFailed, RecordWorker, scan
+from jos.testing import LocalFile, run_worker
+from jos.worker import InputInvalid, Span
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "example"
+
+
+class Double(RecordWorker):
+    batch_size = 2
+    span_records = 3
+
+    def process(self, record: dict[str, Any]) -> dict[str, Any]:
+        if record.get("refuse"):
+            raise RecordFailed("as told")
+        return {"twice": 2 * record["x"]}
+
+
+def lines(*records: Any) -> bytes:
+    return b"".join(r if isinstance(r, bytes) else orjson.dumps(r) + b"\n" for r in records)
+
+
+def test_each_record_has_its_line_and_bad_ones_fail_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(lines({"x": 1}, b"{oops\n", {"x": 2}, b"[1]\n", b"\n", {"refuse": 1}, {"x": 3}))
+    outputs = run_worker(Double, [file])
+    answers = [orjson.loads(line) for line in outputs.files["inp_a_output.jsonl"].splitlines()]
+    assert [a["line_index"] for a in answers] == list(range(7))
+    assert [a.get("twice") for a in answers] == [2, None, 4, None, None, None, 6]
+    assert set(outputs.failures["a.jsonl"]) == {1, 3, 4, 5}
+    assert outputs.failures["a.jsonl"][5] == "a.jsonl line 6: as told"
+
+
+@given(st.lists(st.binary(max_size=12).filter(lambda b: b"\n" not in b and b"\0" not in b), max_size=20), st.booleans())
+def test_lines_are_counted_and_found_again_as_python_splits_them(texts: list[bytes], open_end: bool) -> None:
+    content = b"\n".join(texts) + (b"" if open_end or not texts else b"\n")
+    wanted = content.split(b"\n")
+    wanted = wanted[:-1] if content.endswith(b"\n") or not content else wanted
+
+    class Memory(LocalFile):
+        num_bytes = len(content)  # type: ignore[assignment]
+
+        def open(self) -> Any:
+            import io
+
+            return io.BytesIO(content)
+
+    if content[:2] == b"\x1f\x8b":
+        return
+    source = Memory(Path("x"))
+    count, offsets = scan(source, 3)
+    assert count == len(wanted)
+    assert len(offsets) == -(-count // 3)
+    plan = Double().plan(source)
+    worker, seen = Double(), []
+    for at in range(len(plan.bounds) - 1):
+        a, b = plan.bounds[at], plan.bounds[at + 1]
+        seen.extend(worker.read(source, Span(a, b, plan.hints[at], a, b)))
+    assert [line.number for line in seen] == list(range(count))
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"\x1f\x8b\x08\0", "gzip"), (b"PK\x03\x04\0\0", "binary")])
+def test_what_is_no_text_is_refused_with_the_reason(tmp_path: Path, content: bytes, what: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(InputInvalid, match=what):
+        run_worker(Double, [file])
+
+
+def test_the_documented_example_does_what_its_page_says() -> None:
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        from word_count import WordCount
+    finally:
+        sys.path.remove(str(EXAMPLE))
+    texts = EXAMPLE / "pipelines" / "word-count" / "examples" / "texts.jsonl"
+    outputs = run_worker(WordCount, [texts], config={"shortest": 3})
+    answers = [orjson.loads(line) for line in outputs.files["inp_texts_output.jsonl"].splitlines()]
+    assert [a.get("words") for a in answers] == [4, 0, None]
