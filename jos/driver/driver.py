@@ -127,6 +127,7 @@ class Driver:
             outcome = self._outcome_of(error)
         finally:
             await asyncio.wait([connecting])  # else the next attempt would connect while this one still does
+            connecting.exception()  # has been told above, unless something worse came first
             for task in tasks[:2]:  # nothing new is pushed; pen and heartbeat go on for what is in hand
                 task.cancel()
         try:
