@@ -1,34 +1,42 @@
 """The command line. Every command takes --json; errors say what to do; exit codes: 0 good, 1 the job failed, 2 the
 request or the set-up is at fault, 4 the job was left unfinished (`jos resume` goes on).
 
-May import: everything below it. Tests: tests/e2e/test_cli.py, tests/unit/test_cli_docs.py.
+May import: everything below it. Tests: tests/e2e, tests/unit/test_docs.py.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from jos.core.errors import BadRequest, ComputeFailed, ConfigInvalid, JosError
-from jos.core.model import Event, Job, JobRequest, Pipeline, Progress, Status, utc
+from jos.cli_pipelines import pipelines_app, schema
+from jos.core.errors import BadRequest, ComputeFailed
+from jos.core.model import Event, Job, JobRequest, Progress, Status, utc
 from jos.display import Watch, event_line, summary
 from jos.engine import Engine
 from jos.launch.local import LocalDriver
 from jos.request import from_options, read_request
 from jos.settings import Settings
-from jos.wiring import open_registry
+from jos.terminal import (
+    EXIT_FAILED,
+    EXIT_FAULT,
+    EXIT_UNFINISHED,
+    AsJson,
+    columns,
+    command_line,
+    emit,
+    err,
+    opened,
+    out,
+    told,
+)
 
 app = typer.Typer(
     help="JOS runs batch jobs over many files on Ray, and survives anything.\n\n"
@@ -38,51 +46,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
-pipelines_app = typer.Typer(help="List pipelines, or check a template of your own.", invoke_without_command=True)
-app.add_typer(pipelines_app, name="pipelines")
-
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or `last` for the newest.")]
-
-EXIT_FAILED, EXIT_FAULT, EXIT_UNFINISHED = 1, 2, 4
-
-
-def columns(*names: str) -> Table:
-    """A plain table; what is too long is folded, never cut: a cut id cannot be pasted."""
-    table = Table(box=None)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    return table
-
-
-def emit(data: Any) -> None:
-    """One JSON document on stdout."""
-    out.file.write(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode() + "\n")
-
-
-@contextmanager
-def told(as_json: bool = False) -> Iterator[None]:
-    """Errors that a person can act on, without a traceback."""
-    try:
-        yield
-    except JosError as error:
-        if as_json:
-            entry: dict[str, Any] = {"code": error.code, "message": error.message, "suggestion": error.suggestion}
-            if isinstance(error, ConfigInvalid):
-                entry["violations"] = [vars(v) for v in error.violations]
-            emit({"errors": [entry]})
-        err.print(f"[bold red]error[/] ({error.code}): ", end="")
-        err.print(str(error), markup=False, highlight=False)
-        raise typer.Exit(EXIT_FAULT) from error
-
-
-@contextmanager
-def opened(as_json: bool = False) -> Iterator[Engine]:
-    with told(as_json), Engine(Settings()) as engine:
-        yield engine
 
 
 def resolve_id(engine: Engine, job_id: str) -> str:
@@ -92,14 +56,6 @@ def resolve_id(engine: Engine, job_id: str) -> str:
     if not newest:
         raise BadRequest("there is no job yet.", suggestion="Create one with `jos run`.")
     return newest[0].id
-
-
-def command_line(engine: Engine, rest: str) -> str:
-    """A `jos` command that works as it is when pasted, wherever this one had its JOS_HOME from."""
-    program = "jos" if shutil.which("jos") else os.path.relpath(sys.argv[0])
-    elsewhere = engine.settings.home != Settings.model_fields["home"].default
-    home = f"JOS_HOME={os.path.relpath(engine.settings.home_dir)} " if elsewhere else ""
-    return f"[bold]{home}{program} {rest}[/]"
 
 
 def job_json(job: Job) -> dict[str, Any]:
@@ -265,7 +221,7 @@ def show(job: JobId, as_json: AsJson = False) -> None:
         for label, value in _facts(record, live.data if live else {}):
             facts.add_row(label, value)
         out.print(facts)
-        table = columns("input", "port", "status", "tasks", "failed", "")
+        table = columns("input", "port", "status", "tasks", "failed", "", long_first=True)
         for row in inputs:
             tasks = f"{row.get('done', 0):,} / {row['tasks']:,}" if row.get("tasks") is not None else ""
             failed = f"{row['failed']:,}" if row.get("failed") else ""
@@ -341,7 +297,7 @@ def outputs(
         if as_json:
             emit({"job_id": job_id, "status": record.status, "total": len(rows), "outputs": rows})
             return
-        table = columns("output", "tasks", "bytes", "location")
+        table = columns("output", "tasks", "bytes", "location", long_first=True)
         for row in rows:
             table.add_row(row["filename"], f"{row['tasks']:,}", f"{row['num_bytes']:,}", row["location"])
         out.print(table if rows else f"no outputs yet; the job is {record.status}")
@@ -356,102 +312,6 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
             emit(job_json(record))
         else:
             out.print(summary(record))
-
-
-# --- pipelines ----------------------------------------------------------------------------------------
-
-
-@pipelines_app.callback()
-def pipelines(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the pipelines that jobs can name."""
-    if context.invoked_subcommand is not None:
-        return
-    with told(as_json):
-        found = open_registry(Settings()).list()
-        if as_json:
-            emit({"total": len(found), "pipelines": [p.model_dump(mode="json", by_alias=True) for p in found]})
-            return
-        table = columns("key", "version", "type", "status", "description")
-        for one in found:
-            first = one.description.strip().split("\n")[0]
-            table.add_row(one.pipeline_key, one.pipeline_version, one.pipeline_type, one.status, first)
-        out.print(table)
-
-
-@pipelines_app.command("check")
-def check(
-    folder: Annotated[Path, typer.Argument(help="A pipeline's folder, or one that holds several.")],
-    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Also import the worker class.")] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Check a pipeline's templates as their author would: schemas, defaults, ports, worker, published versions."""
-    from jos.registry_check import check_folder
-
-    with told(as_json):
-        report = check_folder(folder, import_worker=worker)
-        if as_json:
-            emit(report.to_json())
-        else:
-            out.print(str(report), markup=False, highlight=False)
-        if not report.ok:
-            raise typer.Exit(EXIT_FAULT)
-
-
-@pipelines_app.command("publish")
-def publish_version(
-    key: Annotated[str, typer.Argument(help="The pipeline's key.")],
-    version: Annotated[str, typer.Argument(help="The version to publish.")],
-    folder: Annotated[Path, typer.Option(help="The folder of pipelines.")] = Path("pipelines"),
-) -> None:
-    """Publish a version: its content is recorded by hash and never changes again."""
-    from jos.registry import publish
-
-    with told():
-        out.print(f"{key} {version} is published: {publish(folder, key, version)}", highlight=False)
-
-
-@app.command()
-def schema(
-    pipeline: Annotated[str, typer.Argument(help="The pipeline's key.")],
-    version: Annotated[str | None, typer.Option(help="Default: the latest published.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what a pipeline takes: ports, fields a user may set, their defaults and meaning."""
-    with told(as_json):
-        found = open_registry(Settings()).get(pipeline, version)
-        if as_json:
-            wanted = {"pipeline_key", "pipeline_version", "config_schema", "user_config_schema", "inputs", "outputs"}
-            emit(found.model_dump(mode="json", include={*wanted, "default_config"}))
-            return
-        _print_schema(found)
-
-
-def _print_schema(found: Pipeline) -> None:
-    out.print(f"[bold]{found.pipeline_key} {found.pipeline_version}[/]  {found.name}")
-    ports = columns("port", "mode", "share", "required", "description")
-    for port, what in found.inputs.items():
-        ports.add_row(port, what.mode, what.distribute, "yes" if what.required else "no", what.description)
-    out.print(ports)
-    for component, user in found.user_config_schema.items():
-        fields = columns("field (--set …=value)", "type", "default", "description")
-        defaults = found.default_config[component]
-        fields.add_row(f"{component}.parallelism", "integer", str(defaults["parallelism"]), "the most indexes at once")
-        for path, field in _fields(user, f"{component}.config"):
-            at: Any = defaults
-            for key in path.split(".")[1:]:
-                at = at.get(key) if isinstance(at, dict) else None
-            kind = " | ".join(map(str, field["enum"])) if "enum" in field else str(field.get("type", ""))
-            fields.add_row(path, kind, "" if at is None else str(at), field.get("description", ""))
-        out.print(fields)
-
-
-def _fields(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every leaf field of an object schema, with its dotted path."""
-    for key, what in node.get("properties", {}).items():
-        if what.get("type") == "object" and what.get("properties"):
-            yield from _fields(what, f"{path}.{key}")
-        else:
-            yield f"{path}.{key}", what
 
 
 # --- this machine -------------------------------------------------------------------------------------
@@ -494,6 +354,9 @@ def demo(
         if not scored:
             raise ComputeFailed("the demo's job gave no outputs to score.")
 
+
+app.add_typer(pipelines_app, name="pipelines")
+app.command()(schema)
 
 if __name__ == "__main__":
     app()

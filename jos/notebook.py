@@ -26,6 +26,7 @@ from jos.settings import Settings
 if TYPE_CHECKING:
     import pandas
 
+EXIT_FAULT = 2  # of a driver that could not even begin
 SILENCE_SECONDS = 60.0  # a driver that says nothing for so long, while nobody else started one, is gone
 
 
@@ -168,7 +169,11 @@ class Job:
         if self.status is Status.COMPLETED:
             raise Conflict(f"job {self.id} is already completed.")
         self._driver = self._engine.start(self.id, take_over=take_over)
-        while self._driver.process.poll() is None and self.status.terminal:
+        while self.status.terminal:  # until the new driver has it
+            if self._driver.process.poll() is not None:
+                if self.status.terminal and self._driver.process.returncode == EXIT_FAULT:
+                    raise Conflict(f"job {self.id} was not resumed:\n{self._driver.tail(3)}")
+                break
             time.sleep(0.05)
         return self
 

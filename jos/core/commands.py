@@ -17,9 +17,12 @@ from jos.core.model import JobFailure
 @dataclass(frozen=True)
 class Admit:
     """The controller grants capacity; `token` is fresh and names the new attempt. Whether the back-off has passed
-    and the quota suffices is for jos.core.admission to say, not for the state machine."""
+    and the quota suffices is for jos.core.admission to say, not for the state machine. A driver that admits itself
+    says where it is: should it die before it has Started, the next one can see that at once."""
 
     token: str
+    host: str = ""
+    pid: int = 0
 
 
 @dataclass(frozen=True)

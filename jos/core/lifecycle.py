@@ -145,7 +145,7 @@ def _applied_already(job: Job, command: Command) -> bool:
     """
     attempt = job.attempt
     match command:
-        case Admit(token):
+        case Admit(token=token):
             return attempt is not None and attempt.token == token
         case Started():
             return job.holds_capacity and attempt is not None and attempt.started_at is not None
@@ -197,7 +197,8 @@ def _number(job: Job) -> int:
 def _admit(job: Job, command: Admit, now: datetime) -> Transition:
     if job.holds_capacity:  # retried right after a cancel: two drivers of one job would only fight over its log
         raise InvalidTransition(f"Job {job.id} is {job.status}: Admit is not possible until its last driver has left.")
-    attempt = Attempt(number=_number(job) + 1, token=command.token, admitted_at=now)
+    number, token = _number(job) + 1, command.token
+    attempt = Attempt(number=number, token=token, admitted_at=now, host=command.host, pid=command.pid)
     admitted = _move(
         job,
         now,

@@ -226,7 +226,7 @@ class Attempt(Model):
     token: str  # random; every command and commit of this attempt carries it
     admitted_at: datetime
     started_at: datetime | None = None  # set by Started
-    host: str = ""  # where the driver runs, set by Started
+    host: str = ""  # where the driver runs, set by Started, or by Admit where a driver admits itself
     pid: int = 0
     ended_at: datetime | None = None  # when its driver was known to be gone; until then the capacity is held
     ended_by: str | None = None  # the command that said so: Completed, Exited, Drained or DriverGone

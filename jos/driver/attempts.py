@@ -12,15 +12,16 @@ import os
 import platform
 import secrets
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from jos.core.commands import Admit, DriverGone, Retry
 from jos.core.errors import Conflict
-from jos.core.model import Job, Status
+from jos.core.model import Attempt, Job, Status
 from jos.driver.cluster import connect, disconnect
-from jos.driver.driver import Driver, Ending, Outcome
+from jos.driver.driver import LAST_WORD_SECONDS, Driver, Ending, Outcome
 from jos.submission import load_spec
 from jos.wiring import Wired, import_paths
 
@@ -31,17 +32,32 @@ log = structlog.get_logger()
 
 async def take(job_id: str, wired: Wired, *, take_over: bool = False) -> tuple[Job, str]:
     """Makes the job ours: a fresh attempt with its token. Raises Conflict if it is done, or runs elsewhere."""
-    store, now = wired.store, datetime.now(UTC)
+    store = wired.store
     job = await store.get(job_id)
     if job.status is Status.COMPLETED:
         raise Conflict(f"job {job_id} is already completed.", suggestion=f"See `jos show {job_id}`.")
+    if not take_over:
+        job = await _left_behind(job, wired)
+    now = datetime.now(UTC)
     if job.holds_capacity and job.attempt is not None:
         await _bury_driver(job, wired, now, take_over)
         job = await store.get(job_id)
     if job.status in (Status.FAILED, Status.CANCELLED):
         await store.transact(job_id, Retry(), now)
     token = secrets.token_hex(16)
-    return await store.transact(job_id, Admit(token), datetime.now(UTC)), token
+    admit = Admit(token, platform.node(), os.getpid())
+    return await store.transact(job_id, admit, datetime.now(UTC)), token
+
+
+async def _left_behind(job: Job, wired: Wired) -> Job:
+    """A job that was just cancelled still has a driver, on its way out: that is worth waiting for."""
+    deadline = time.monotonic() + job.timeouts.drain + LAST_WORD_SECONDS
+    while job.status.terminal and job.holds_capacity and time.monotonic() < deadline:
+        if job.attempt is None or _dead(job.attempt):
+            break
+        await asyncio.sleep(0.1)
+        job = await wired.store.get(job.id)
+    return job
 
 
 async def _bury_driver(job: Job, wired: Wired, now: datetime, take_over: bool) -> None:
@@ -51,9 +67,7 @@ async def _bury_driver(job: Job, wired: Wired, now: datetime, take_over: bool) -
     assert attempt is not None
     live = await wired.store.live(job.id)
     heard = max((t for t in (attempt.admitted_at, live.at if live else None) if t), default=attempt.admitted_at)
-    here = attempt.host == platform.node() and attempt.pid > 0
-    dead = here and not _runs(attempt.pid)
-    if not dead and not take_over and now - heard < SILENCE:
+    if not _dead(attempt) and not take_over and now - heard < SILENCE:
         who = f"process {attempt.pid} on {attempt.host}" if attempt.host else "a driver that is starting"
         seconds = (SILENCE - (now - heard)).total_seconds()
         raise Conflict(
@@ -62,6 +76,13 @@ async def _bury_driver(job: Job, wired: Wired, now: datetime, take_over: bool) -
             f"{seconds:.0f} s or use --take-over.",
         )
     await wired.store.transact(job.id, DriverGone(attempt.token, "its driver is gone"), now)
+
+
+def _dead(attempt: Attempt) -> bool:
+    """Whether its driver is known to be dead, which only its own machine can tell."""
+    here = attempt.host == platform.node() and attempt.pid > 0
+    # our own number: a container that was started again, and this is its first process once more
+    return here and (attempt.pid == os.getpid() or not _runs(attempt.pid))
 
 
 def _runs(pid: int) -> bool:

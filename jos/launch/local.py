@@ -23,6 +23,10 @@ class LocalDriver:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+# Kept, because a handle that goes while its process runs makes Python complain.
+_started: list[subprocess.Popen[bytes]] = []
+
+
 def start_driver(job_id: str, settings: Settings, *, take_over: bool = False) -> LocalDriver:
     """`python -m jos.driver resume JOB` in a session of its own: a Ctrl-C in the terminal reaches only who asks."""
     settings.log_dir.mkdir(parents=True, exist_ok=True)
@@ -34,4 +38,5 @@ def start_driver(job_id: str, settings: Settings, *, take_over: bool = False) ->
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
         )
+    _started[:] = [*(p for p in _started if p.poll() is None), process]
     return LocalDriver(process, log)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jos.cli import app, pipelines_app
+from jos.cli import app
+from jos.cli_pipelines import pipelines_app
 from jos.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,111 @@
+"""`jos pipelines` and `jos schema`: what can be run, what it takes, and an author's checks.
+
+May import: jos.registry, jos.terminal. Tests: tests/e2e/test_cli.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jos.core.model import Pipeline
+from jos.settings import Settings
+from jos.terminal import EXIT_FAULT, AsJson, columns, emit, out, told
+from jos.wiring import open_registry
+
+pipelines_app = typer.Typer(help="List pipelines, or check a template of your own.", invoke_without_command=True)
+
+
+@pipelines_app.callback()
+def pipelines(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the pipelines that jobs can name."""
+    if context.invoked_subcommand is not None:
+        return
+    with told(as_json):
+        found = open_registry(Settings()).list()
+        if as_json:
+            emit({"total": len(found), "pipelines": [p.model_dump(mode="json", by_alias=True) for p in found]})
+            return
+        table = columns("key", "version", "type", "status", "description")
+        for one in found:
+            first = one.description.strip().split("\n")[0]
+            table.add_row(one.pipeline_key, one.pipeline_version, one.pipeline_type, one.status, first)
+        out.print(table)
+
+
+@pipelines_app.command("check")
+def check(
+    folder: Annotated[Path, typer.Argument(help="A pipeline's folder, or one that holds several.")],
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Also import the worker class.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check a pipeline's templates as their author would: schemas, defaults, ports, worker, published versions."""
+    from jos.registry_check import check_folder
+
+    with told(as_json):
+        report = check_folder(folder, import_worker=worker)
+        if as_json:
+            emit(report.to_json())
+        else:
+            out.print(str(report), markup=False, highlight=False)
+        if not report.ok:
+            raise typer.Exit(EXIT_FAULT)
+
+
+@pipelines_app.command("publish")
+def publish_version(
+    key: Annotated[str, typer.Argument(help="The pipeline's key.")],
+    version: Annotated[str, typer.Argument(help="The version to publish.")],
+    folder: Annotated[Path, typer.Option(help="The folder of pipelines.")] = Path("pipelines"),
+) -> None:
+    """Publish a version: its content is recorded by hash and never changes again."""
+    from jos.registry import publish
+
+    with told():
+        out.print(f"{key} {version} is published: {publish(folder, key, version)}", highlight=False)
+
+
+def schema(
+    pipeline: Annotated[str, typer.Argument(help="The pipeline's key.")],
+    version: Annotated[str | None, typer.Option(help="Default: the latest published.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a pipeline takes: ports, fields a user may set, their defaults and meaning."""
+    with told(as_json):
+        found = open_registry(Settings()).get(pipeline, version)
+        if as_json:
+            wanted = {"pipeline_key", "pipeline_version", "config_schema", "user_config_schema", "inputs", "outputs"}
+            emit(found.model_dump(mode="json", include={*wanted, "default_config"}))
+            return
+        _print_schema(found)
+
+
+def _print_schema(found: Pipeline) -> None:
+    out.print(f"[bold]{found.pipeline_key} {found.pipeline_version}[/]  {found.name}")
+    ports = columns("port", "mode", "share", "required", "description")
+    for port, what in found.inputs.items():
+        ports.add_row(port, what.mode, what.distribute, "yes" if what.required else "no", what.description)
+    out.print(ports)
+    for component, user in found.user_config_schema.items():
+        fields = columns("field (--set …=value)", "type", "default", "description")
+        defaults = found.default_config[component]
+        fields.add_row(f"{component}.parallelism", "integer", str(defaults["parallelism"]), "the most indexes at once")
+        for path, field in _fields(user, f"{component}.config"):
+            at: Any = defaults
+            for key in path.split(".")[1:]:
+                at = at.get(key) if isinstance(at, dict) else None
+            kind = " | ".join(map(str, field["enum"])) if "enum" in field else str(field.get("type", ""))
+            fields.add_row(path, kind, "" if at is None else str(at), field.get("description", ""))
+        out.print(fields)
+
+
+def _fields(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every leaf field of an object schema, with its dotted path."""
+    for key, what in node.get("properties", {}).items():
+        if what.get("type") == "object" and what.get("properties"):
+            yield from _fields(what, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}", what
