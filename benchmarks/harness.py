@@ -149,6 +149,7 @@ class Report:
 
     name: str
     title: str
+    small: bool = False  # of a trial run: said in the result
     facts: dict[str, Any] = field(default_factory=machine)
     parts: list[str] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
@@ -157,7 +158,8 @@ class Report:
         self.parts.extend(texts)
 
     def write(self, draw: Callable[[Any], None] | None = None) -> None:
-        text = "\n\n".join([f"### {self.title}", *self.parts, f"*{machine_line(self.facts)}*"]) + "\n"
+        warning = ["**A trial run with fewer tasks: these numbers mean nothing.**"] if self.small else []
+        text = "\n\n".join([f"### {self.title}", *warning, *self.parts, f"*{machine_line(self.facts)}*"]) + "\n"
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{self.name}.md").write_text(text)
         data = {"machine": self.facts, "results": self.raw}
@@ -371,12 +373,14 @@ def kill(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
-def noop_request(folder: Path, tasks: int, span_tasks: int, batch: int = 256) -> dict[str, Any]:
+def noop_request(folder: Path, tasks: int, span_tasks: int) -> dict[str, Any]:
     file = folder / f"tasks-{tasks}.txt"
     file.write_text(str(tasks))
     return {
         "name": f"{tasks} no-op tasks",
         "pipeline_key": "noop",
         "inputs": {"worker.data": [{"file_id": str(file)}]},
-        "parameters": {"worker": {"parallelism": 2, "config": {"span_tasks": span_tasks, "batch_size": batch}}},
+        "parameters": {
+            "worker": {"parallelism": 2, "config": {"span_tasks": span_tasks, "batch_size": min(span_tasks, 1024)}}
+        },
     }

@@ -10,19 +10,17 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 BATCH = 256
 WORKERS = 2
 
 
-def noop(batch: Iterable[int]) -> int:
+def noop(batch: Sequence[int]) -> int:
     """As tests/lab/lab_workers.py: Noop.compute."""
-    count = 0
     for _task in batch:
         pass
-    count = len(batch)  # type: ignore[arg-type]
-    return count
+    return len(batch)
 
 
 def batches(tasks: int) -> list[range]:
@@ -54,7 +52,7 @@ def actor_pool_batched(tasks: int) -> float:
     return _actor_pool(batches(tasks), tasks)
 
 
-def ray_data(tasks: int) -> float:
+def _ray_data(tasks: int, batch: int) -> float:
     import ray
 
     class Noop:
@@ -66,7 +64,7 @@ def ray_data(tasks: int) -> float:
 
     # half a CPU an actor: two that take both CPUs leave none for the reading tasks, and it hangs for ever
     pool = ray.data.ActorPoolStrategy(size=WORKERS)
-    data = ray.data.range(tasks).map_batches(Noop, batch_size=BATCH, compute=pool, num_cpus=0.5)
+    data = ray.data.range(tasks).map_batches(Noop, batch_size=batch, compute=pool, num_cpus=0.5)
     done, began = 0, float("inf")
     for batch in data.iter_batches(batch_size=None):
         done += int(batch["done"].sum())
@@ -74,6 +72,14 @@ def ray_data(tasks: int) -> float:
     seconds = time.monotonic() - began
     assert done == tasks
     return seconds
+
+
+def ray_data_single(tasks: int) -> float:
+    return _ray_data(tasks, 1)
+
+
+def ray_data(tasks: int) -> float:
+    return _ray_data(tasks, BATCH)
 
 
 def pool_imap(tasks: int) -> float:
@@ -89,7 +95,8 @@ def pool_imap(tasks: int) -> float:
 RIVALS: dict[str, Callable[[int], float]] = {
     "actor-pool": actor_pool,
     "actor-pool-256": actor_pool_batched,
-    "ray-data": ray_data,
+    "ray-data-1": ray_data_single,
+    "ray-data-256": ray_data,
     "pool-imap": pool_imap,
 }
 

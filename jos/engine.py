@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 from jos import submission
 from jos.core.commands import Cancel
+from jos.core.errors import StorageUnavailable
 from jos.core.model import Event, Job, JobRequest, JobSpec, Output, Progress, Status, job_folder
 from jos.launch.local import LocalDriver, start_driver
 from jos.settings import Settings
@@ -159,6 +160,10 @@ class Engine:
         with partial.open("wb") as file:
             while at < output.num_bytes:
                 data = self.storage.read(key, at, min(at + (8 << 20), output.num_bytes))
+                if not data:
+                    raise StorageUnavailable(
+                        f"{output.filename} ends after {at} of {output.num_bytes} bytes: the object is damaged."
+                    )
                 file.write(data)
                 at += len(data)
         shutil.move(partial, target)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas
 
 EXIT_FAULT = 2  # of a driver that could not even begin
+FENCED = 3  # exit code of a driver that found another one at work
 SILENCE_SECONDS = 60.0  # a driver that says nothing for so long, while nobody else started one, is gone
 
 
@@ -149,6 +150,10 @@ class Job:
         live = self._engine.live(self.id)
         heard = max(record.updated_at, live.at) if live else record.updated_at
         silent = (datetime.now(UTC) - heard).total_seconds() > SILENCE_SECONDS
+        if record.not_before is not None and record.not_before > datetime.now(UTC):
+            silent = False  # it waits before it tries again
+        if gone and self._driver is not None and self._driver.process.returncode == FENCED:
+            gone = False  # another driver runs the job: ours stepped back
         if gone or silent:
             tail = f" Its last lines:\n{self._driver.tail()}" if self._driver else ""
             raise ComputeFailed(
@@ -182,7 +187,7 @@ class Job:
         import pandas
 
         names = {i["id"]: i["filename"] for i in self.inputs()}
-        folder = job_folder(self._engine.settings.org, self.id)
+        folder = job_folder(self.record.org_id, self.id)
         frames = []
         for output in self.outputs():
             data = BytesIO(self._engine.storage.read(folder + output.key))

@@ -72,7 +72,11 @@ class RecordWorker(Worker):
         return [parse(span.start + at, line) for at, line in enumerate(lines)]
 
     def compute(self, batch: list[Line]) -> list[Mapping[str, Any] | RecordFailed]:
-        answers = iter(self.process_batch([line.record for line in batch if line.record is not None]))
+        records = [line.record for line in batch if line.record is not None]
+        answered = self.process_batch(records)
+        if len(answered) != len(records):
+            raise ValueError(f"process_batch gave {len(answered)} answers to {len(records)} records")
+        answers = iter(answered)
         return [next(answers) if line.record is not None else RecordFailed(line.error) for line in batch]
 
     def write(self, source: Source, span: Span, data: list[Line], results: list[Any]) -> Output:

@@ -77,7 +77,9 @@ async def submit(
     other way round only a file is left behind."""
     spec = await asyncio.to_thread(specify, request, registry, org_id, job_id)
     key = f"{job_folder(org_id, spec.id)}job.json"
-    await asyncio.to_thread(storage.create, key, spec.model_dump_json(indent=1, by_alias=True).encode())
+    if not await asyncio.to_thread(storage.create, key, spec.model_dump_json(indent=1, by_alias=True).encode()):
+        # an id of the caller's own, whose record was lost or is being made: what is there is what will run
+        spec = JobSpec.model_validate_json(await asyncio.to_thread(storage.read, key))
     made = lifecycle.new_job(spec, datetime.now(UTC))
     return await store.create(made.job, list(made.events))
 

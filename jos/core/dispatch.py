@@ -28,6 +28,7 @@ LEASE_SECONDS = 0.3
 LEASES_IN_HAND = 2
 MAX_LEASE_SPANS = 64
 STORAGE_BACKOFF = (1.0, 2.0, 4.0)  # seconds without new work after storage refused a write; then the attempt ends
+TIMED_OUT = "timed out:"
 RESTART_BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before the 1st, 2nd, … restart in a row
 
 
@@ -58,6 +59,7 @@ class SpanFault:
     message: str
     final: bool = False
     dropped: bool = False
+    whole: bool = False  # the span as a whole cannot be done (its input cannot be read): cutting it cannot help
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,7 @@ class Dispatch:
         self.fresh: deque[Iterator[SpanWork]] = deque()  # one per plan, expanded as it is needed
         self._head: SpanWork | None = None
         self.attempts: dict[tuple[int, int, int], int] = {}  # only of spans that failed
+        self.plan_attempts: dict[int, int] = {}  # group -> deaths of an index that planned it
         self.indexes = {i: _Index() for i in range(1 if limits.sequential else parallelism)}
         self.steps_done = len(ledger.of(STEPS).done)  # of a trainer, those on their way to the log included
         self.uncommitted = 0  # commits handed to the driver and not yet durable
@@ -292,7 +295,8 @@ class Dispatch:
         for waiting in index.leases.values():  # the index begins with the next one only now
             waiting.since = self.now
         for plan in done.plans:
-            self._add_plan(plan)
+            if plan.input not in self.plans:
+                self._add_plan(plan)
         if done.plans:
             self._progress()
         else:
@@ -329,6 +333,8 @@ class Dispatch:
         """A store that is slow or full gets a little time; nothing is lost, the spans are queued again."""
         if error is None:
             self.storage_errors = 0
+        elif self.now < self.paused_until:
+            return  # one outage, seen by several leases
         elif self.storage_errors == len(STORAGE_BACKOFF):
             self.over = True
             out.append(GiveUp("storage_unavailable", error, True))
@@ -360,14 +366,14 @@ class Dispatch:
         if fault.final:
             self.again.append(self._buried(work, fault.message))
             return
-        self._blame(work, fault.message)
+        self._blame(work, fault.message, whole=fault.whole)
 
-    def _blame(self, work: SpanWork, message: str) -> None:
+    def _blame(self, work: SpanWork, message: str, *, whole: bool = False) -> None:
         tries = self.attempts.pop(work.key, 0) + 1
         if tries < self.limits.task_attempts:
             self.attempts[work.key] = tries
             self.alone.append(work)
-        elif work.end - work.start == 1:
+        elif whole or work.end - work.start == 1:
             self.again.append(self._buried(work, message))
         else:
             middle = (work.start + work.end) // 2
@@ -405,14 +411,31 @@ class Dispatch:
         """The work of a dead index. Only what it was computing is under suspicion; if that was one span alone,
         the span is to blame, else each goes alone next time so that we learn which it was."""
         spans = [w for w in lease.work if isinstance(w, SpanWork)]
-        self.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
+        for plan in (w for w in lease.work if isinstance(w, PlanWork)):
+            self._plan_again(plan, first, reason)
         if self.limits.sequential or not first:
             self.again.extend(spans)
         elif len(spans) == 1 and spans[0].bury is None:
-            self._blame(spans[0], f"the index died while it worked on this: {reason}")
+            # the same words each time, since they may end up in an output; the event has the details
+            told = reason if reason.startswith(TIMED_OUT) else "the process died while it worked on this"
+            self._blame(spans[0], told)
         else:
             self.alone.extend(w for w in spans if w.bury is None)
             self.again.extend(w for w in spans if w.bury is not None)
+
+    def _plan_again(self, work: PlanWork, first: bool, reason: str) -> None:
+        """Planning that an index died of: again, then file by file, then the file at fault is given up alone."""
+        tries = self.plan_attempts.get(work.group, 0) + first
+        self.plan_attempts[work.group] = tries
+        if tries < self.limits.task_attempts:
+            self.to_plan.appendleft(work)
+        elif len(work.inputs) > 1:
+            self.to_plan.extendleft(reversed(work.singly()))
+        else:
+            text = f"it cannot be planned, the process died of it {tries} times"
+            self.to_plan.appendleft(replace(work, bury=text))
+        if tries >= self.limits.task_attempts:
+            self._progress()
 
     def _with_state(self, work: SpanWork) -> SpanWork:
         """A trainer's work with the state to begin from, if that is committed; if it is not, the index must
@@ -424,11 +447,14 @@ class Dispatch:
         limit = self.limits.task_seconds
         for i, index in self.indexes.items():
             lease = next(iter(index.leases.values()), None)
-            if limit is None or lease is None:
-                continue
-            tasks = sum(w.end - w.start for w in lease.work if isinstance(w, SpanWork)) or 1
-            if self.now - lease.since > limit * tasks:
-                reason = f"timed out: {tasks} tasks took longer than {limit:g} s each"
+            if limit is None or lease is None or isinstance(lease.work[0], PlanWork):
+                continue  # planning has no tasks; if it hangs, no_progress ends it
+            tasks = sum(w.end - w.start for w in lease.work if isinstance(w, SpanWork))
+            allowed = limit * tasks
+            if self.lease_seconds_per_span is not None:  # so that one hanging task is not given the time of all
+                allowed = min(allowed, limit + 4 * self.lease_seconds_per_span * len(lease.work))
+            if self.now - lease.since > allowed:
+                reason = f"{TIMED_OUT} a task took longer than {limit:g} s"
                 out.append(StopIndex(i, index.life, kill=True, reason=reason))
                 self._index_down(i, reason, out)
         quiet = self.limits.no_progress_seconds
@@ -520,7 +546,7 @@ class Dispatch:
 
     def _release_idle(self, out: list[Instruction]) -> None:
         """An index for which nothing is left goes, and frees its GPU; the last one stays for what may come back."""
-        if self._planning() or not self._nothing_left():
+        if not self._nothing_left() or self._planning():
             return
         busy = sum(bool(x.leases) for x in self.indexes.values())
         for i, index in self.indexes.items():

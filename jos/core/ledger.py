@@ -102,25 +102,26 @@ class InputLedger:
     bodies: dict[int, list[Commit]] = field(default_factory=dict)  # part -> commits not yet put together
     finished: dict[int, Finished] = field(default_factory=dict)  # part -> output
     state: Commit | None = None  # of those that carry a state, the one after the most steps
-    flawed: list[Commit] = field(default_factory=list)  # with failed tasks: what a retry opens again
+    flawed: list[tuple[int, int, int, int]] = field(default_factory=list)  # start, end, part, failed of commits
+    flawed_parts: set[int] = field(default_factory=set)  # that hold failed tasks: what a retry opens again
     kept: dict[int, list[Commit]] = field(default_factory=dict)  # bodies of finished parts that a retry would need
 
     def keeps(self, part: int) -> bool:
         """Whether a part's bodies must outlive its putting together, because a retry would mend it."""
-        return any(c.part == part for c in self.flawed)
+        return part in self.flawed_parts
 
     def reopen(self) -> None:
         """Forgets the commits that hold failed tasks, and the outputs made of them; all others stay."""
-        for commit in self.flawed:
-            self.done.remove(commit.start, commit.end)
-            self.failed -= commit.failed
-        gone = {(c.start, c.end) for c in self.flawed}
-        for part in {c.part for c in self.flawed}:
+        for start, end, _, failed in self.flawed:
+            self.done.remove(start, end)
+            self.failed -= failed
+        gone = {(start, end) for start, end, _, _ in self.flawed}
+        for part in self.flawed_parts:
             self.finished.pop(part, None)
             bodies = [*self.bodies.pop(part, []), *self.kept.pop(part, [])]
             if rest := [c for c in bodies if (c.start, c.end) not in gone]:
                 self.bodies[part] = rest
-        self.flawed, self.first_failure = [], None
+        self.flawed, self.flawed_parts, self.first_failure = [], set(), None
 
 
 class Ledger:
@@ -132,17 +133,11 @@ class Ledger:
         self.inputs: dict[int, InputLedger] = {}
         self.commits = 0
         self.retry = 0  # the last retry that opened failed tasks again
+        self.tasks_done = 0
+        self.tasks_failed = 0
 
     def of(self, ordinal: int) -> InputLedger:
         return self.inputs.setdefault(ordinal, InputLedger())
-
-    @property
-    def tasks_done(self) -> int:
-        return sum(len(i.done) for i in self.inputs.values())
-
-    @property
-    def tasks_failed(self) -> int:
-        return sum(i.failed for i in self.inputs.values())
 
     def check(self, entry: Entry) -> None:
         """Raises ValueError if the entry is out of order or repeats committed work; changes nothing."""
@@ -172,6 +167,8 @@ class Ledger:
             self.retry = entry.retry
             for one in self.inputs.values():
                 one.reopen()
+            self.tasks_done = sum(len(i.done) for i in self.inputs.values())
+            self.tasks_failed = sum(i.failed for i in self.inputs.values())
         for commit in entry.commits:
             self._commit(commit)
         for finished in entry.finished:
@@ -186,8 +183,11 @@ class Ledger:
         one.done.add(commit.start, commit.end)
         one.failed += commit.failed
         self.commits += 1
+        self.tasks_done += commit.end - commit.start
+        self.tasks_failed += commit.failed
         if commit.failed:
-            one.flawed.append(commit)
+            one.flawed.append((commit.start, commit.end, commit.part, commit.failed))
+            one.flawed_parts.add(commit.part)
         if commit.failures:
             lowest = min(commit.failures)
             if one.first_failure is None or lowest < one.first_failure:

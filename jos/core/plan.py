@@ -12,6 +12,9 @@ from typing import Any
 
 from jos.core.ledger import InputLedger
 
+RETRY_GROUPS = 10_000_000  # plans made after the n-th retry are numbered from n times this
+SINGLE_GROUPS = 5_000_000  # and those of inputs planned alone from here on
+
 
 @dataclass(frozen=True, slots=True)
 class InputPlan:
@@ -94,6 +97,12 @@ class PlanWork:
 
     group: int
     inputs: tuple[int, ...]
+    bury: str | None = None  # do not touch the inputs: plan them as failed with this message
+
+    def singly(self) -> list[PlanWork]:
+        """The same inputs, each in a group of its own (with numbers of their own, above all ordinary ones)."""
+        era = self.group - self.group % RETRY_GROUPS
+        return [PlanWork(era + SINGLE_GROUPS + ordinal, (ordinal,)) for ordinal in self.inputs]
 
 
 Work = SpanWork | PlanWork

@@ -2,7 +2,7 @@
 
 Under `ray job submit`, as the entrypoint of a RayJob, or by hand. Settings come from JOS_REDIS_URL, JOS_STORAGE, …
 (docs/settings.md) or the embedded defaults. Exit codes: 0 completed, 1 failed, 2 the request or the set-up is at
-fault, 3 another driver owns the job, 4 asked to leave (`resume` goes on).
+fault, 3 another driver owns the job, 4 asked to leave (`resume` goes on), 5 cancelled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jos.settings import Settings
 from jos.submission import submit
 from jos.wiring import Wired, wired
 
-EXIT = {Ending.COMPLETED: 0, Ending.FAILED: 1, Ending.FENCED: 3, Ending.DRAINED: 4}
+EXIT = {Ending.COMPLETED: 0, Ending.FAILED: 1, Ending.FENCED: 3, Ending.DRAINED: 4, Ending.CANCELLED: 5}
 
 
 def _arguments() -> argparse.Namespace:

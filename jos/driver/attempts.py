@@ -8,6 +8,7 @@ May import: jos.core, jos.driver, jos.store, jos.storage. Tests: tests/integrati
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import secrets
@@ -17,15 +18,17 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from jos.core.commands import Admit, DriverGone, Retry
-from jos.core.errors import Conflict
-from jos.core.model import Attempt, Job, Status
+from jos.core.commands import Admit, DriverGone, Exited, Retry
+from jos.core.errors import Conflict, JosError
+from jos.core.model import Attempt, Job, JobFailure, JobSpec, Status
 from jos.driver.cluster import connect, disconnect
 from jos.driver.driver import LAST_WORD_SECONDS, Driver, Ending, Outcome
 from jos.submission import load_spec
 from jos.wiring import Wired, import_paths
 
 SILENCE = timedelta(seconds=15)  # a driver that was not heard for so long is taken for dead
+
+LOOK_SECONDS = 0.5  # how soon a cancel is seen during a back-off
 
 log = structlog.get_logger()
 
@@ -67,13 +70,14 @@ async def _bury_driver(job: Job, wired: Wired, now: datetime, take_over: bool) -
     assert attempt is not None
     live = await wired.store.live(job.id)
     heard = max((t for t in (attempt.admitted_at, live.at if live else None) if t), default=attempt.admitted_at)
-    if not _dead(attempt) and not take_over and now - heard < SILENCE:
+    alive = attempt.host == platform.node() and _is_driver(attempt.pid)  # however silent, e.g. in a busy machine
+    if not _dead(attempt) and not take_over and (alive or now - heard < SILENCE):
         who = f"process {attempt.pid} on {attempt.host}" if attempt.host else "a driver that is starting"
         seconds = (SILENCE - (now - heard)).total_seconds()
         raise Conflict(
             f"job {job.id} is running: {who} was heard {(now - heard).total_seconds():.0f} s ago.",
-            suggestion=f"Follow it with `jos events {job.id} --follow`; if you know it to be dead, wait "
-            f"{seconds:.0f} s or use --take-over.",
+            suggestion=f"Follow it with `jos events {job.id} --follow`; if you know it to be dead, "
+            + ("use --take-over." if alive else f"wait {seconds:.0f} s or use --take-over."),
         )
     await wired.store.transact(job.id, DriverGone(attempt.token, "its driver is gone"), now)
 
@@ -83,6 +87,15 @@ def _dead(attempt: Attempt) -> bool:
     here = attempt.host == platform.node() and attempt.pid > 0
     # our own number: a container that was started again, and this is its first process once more
     return here and (attempt.pid == os.getpid() or not _runs(attempt.pid))
+
+
+def _is_driver(pid: int) -> bool:
+    """Whether that process is a driver, and not another that got its number since."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as command:
+            return b"jos.driver" in command.read()
+    except OSError:
+        return False
 
 
 def _runs(pid: int) -> bool:
@@ -116,7 +129,7 @@ async def _run_attempts(job_id: str, wired: Wired, take_over: bool) -> Outcome:
         return Outcome(Ending.COMPLETED, "it was completed before")
     while True:
         job, token = await take(job_id, wired, take_over=take_over)
-        spec = await load_spec(job, wired.storage)
+        spec = await _spec(job, token, wired)
         driver = Driver(
             spec,
             token,
@@ -124,22 +137,44 @@ async def _run_attempts(job_id: str, wired: Wired, take_over: bool) -> Outcome:
             wired.store,
             lambda: connect(wired.settings.ray_address),
             import_paths(wired.settings),
-            retry=job.retry_count,
+            retry=job.retry_count - job.automatic_retries,  # a user's: those try again what failed for good
         )
         for number in (signal.SIGTERM, signal.SIGINT):  # again: connecting to Ray may install its own
             loop.add_signal_handler(number, leave.set)
         leaver = asyncio.create_task(_leave_on(leave, driver))
         outcome = await driver.run()
         leaver.cancel()
+        if outcome.ending is Ending.DRAINED:
+            return await _why_drained(job_id, outcome, wired)
         if outcome.ending is not Ending.FAILED or leave.is_set():
             return outcome
         job = await wired.store.get(job_id)
         if job.status is not Status.PENDING:
             return outcome
-        await _back_off(job, outcome, leave)
-        if leave.is_set():
-            return Outcome(Ending.DRAINED, "asked to leave while waiting to retry")
+        if (ended := await _back_off(job, outcome, leave, wired)) is not None:
+            return ended
         take_over = False
+
+
+async def _spec(job: Job, token: str, wired: Wired) -> JobSpec:
+    """The job's `job.json`. Without it nothing can run: then the attempt ends here, and frees what it holds."""
+    try:
+        return await load_spec(job, wired.storage)
+    except (JosError, ValueError) as error:
+        failure = JobFailure(code="job_unreadable", message=f"job.json of {job.id} cannot be read: {error}")
+        retryable = isinstance(error, JosError) and error.retryable
+        await wired.store.transact(job.id, Exited(token, failure, retryable), datetime.now(UTC))
+        raise
+
+
+async def _why_drained(job_id: str, outcome: Outcome, wired: Wired) -> Outcome:
+    """It left because it was asked to; the record knows by whom."""
+    job = await wired.store.get(job_id)
+    if job.status is Status.CANCELLED:
+        return Outcome(Ending.CANCELLED, "a user cancelled it")
+    if job.status is Status.FAILED and job.error is not None:  # the run timeout
+        return Outcome(Ending.FAILED, job.error.message, job.error)
+    return outcome
 
 
 async def _leave_on(leave: asyncio.Event, driver: Driver) -> None:
@@ -147,10 +182,20 @@ async def _leave_on(leave: asyncio.Event, driver: Driver) -> None:
     driver.drain("this process was asked to end")
 
 
-async def _back_off(job: Job, outcome: Outcome, leave: asyncio.Event) -> None:
-    seconds = max(0.0, ((job.not_before or job.updated_at) - datetime.now(UTC)).total_seconds())
-    log.warning("the attempt failed; trying again", job=job.id, seconds=round(seconds, 1), error=outcome.message)
-    try:
-        await asyncio.wait_for(leave.wait(), seconds)
-    except TimeoutError:
-        return
+async def _back_off(job: Job, outcome: Outcome, leave: asyncio.Event, wired: Wired) -> Outcome | None:
+    """Waits until another attempt may begin; an outcome if there is to be none, or not by us."""
+    until = job.not_before or job.updated_at
+    wait = max(0.0, (until - datetime.now(UTC)).total_seconds())
+    log.warning("the attempt failed; trying again", job=job.id, seconds=round(wait, 1), error=outcome.message)
+    while not leave.is_set():
+        job = await wired.store.get(job.id)
+        if job.status is Status.CANCELLED:
+            return Outcome(Ending.CANCELLED, "a user cancelled it while it waited to be tried again")
+        if job.status is not Status.PENDING:
+            return Outcome(Ending.FENCED, f"the job is {job.status} elsewhere now")
+        seconds = (until - datetime.now(UTC)).total_seconds()
+        if seconds <= 0:
+            return None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(leave.wait(), min(seconds, LOOK_SECONDS))
+    return Outcome(Ending.DRAINED, "asked to leave while waiting to retry")

@@ -9,24 +9,28 @@ May import: jos.core, jos.storage. Tests: tests/integration/test_driver.py, test
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 import structlog
 
-from jos.core.errors import JosError
-from jos.core.ledger import Blob, Commit, Entry, Finished
+from jos.core.dispatch import STORAGE_BACKOFF
+from jos.core.errors import JosError, StorageUnavailable
+from jos.core.ledger import STEPS, Blob, Commit, Entry, Finished
 from jos.core.model import JobSpec, utc
 from jos.core.plan import InputPlan, ready_parts
 from jos.storage.base import Storage
 from jos.storage.log import CommitLog
 
 LINGER = 0.1  # seconds between entries: a busy job writes ten a second
+ENOUGH = 128  # commits that are not kept waiting for it: many tiny spans would meet the brain's back-pressure
 ASSEMBLERS = 2
-CHUNK = 8 << 20
+READ_AHEAD = 8  # bodies of a part, each of one span
 
 log = structlog.get_logger()
 
@@ -49,8 +53,9 @@ class Committer:
         self.committed, self.failed = committed, failed
         self.folder = commit_log.prefix
         self.commits: list[Commit] = []
-        self.finished: list[Finished] = []
+        self.finished: list[tuple[Finished, list[str]]] = []  # and the bodies that it makes superfluous
         self.wake = asyncio.Event()
+        self.enough = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
         self.error: JosError | None = None
@@ -59,10 +64,12 @@ class Committer:
         self.assembling: set[tuple[int, int]] = set()
         self.slots = asyncio.Semaphore(ASSEMBLERS)
         self.tasks: set[asyncio.Task[None]] = set()
-        self.garbage: list[str] = []  # bodies of parts that are in the log as put together
+        self.leaving = False  # commits only: parts are put together by the next attempt
 
     def put(self, commits: tuple[Commit, ...]) -> None:
         self.commits.extend(commits)
+        if len(self.commits) >= ENOUGH:
+            self.enough.set()
         self._nudge()
 
     def _nudge(self) -> None:
@@ -79,39 +86,74 @@ class Committer:
         try:
             last = 0.0
             while True:
-                if not (self.commits or self.finished or self.assembling):
+                if not (self.commits or self.finished) and (self.leaving or not self.assembling):
                     self.idle.set()
                 await self.wake.wait()
                 self.wake.clear()
-                if not self.hurry:
-                    await asyncio.sleep(max(0.0, last + LINGER - time.monotonic()))
+                await self._linger(last + LINGER - time.monotonic())
                 if self.commits or self.finished:
                     last = time.monotonic()
                     await self._write()
-        except JosError as error:
+        except Exception as error:
             self._break(error)
 
-    def _break(self, error: JosError) -> None:
+    async def _linger(self, seconds: float) -> None:
+        """Lets commits gather, until there are enough or the end is near."""
+        if seconds > 0 and not self.hurry:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.enough.wait()
+        self.enough.clear()
+
+    def _break(self, error: Exception) -> None:
+        """Nothing more will be written by this attempt; what is in the log stays."""
+        if not isinstance(error, JosError):
+            log.exception("the committer failed", exc_info=error)
+            error = JosError(f"{type(error).__name__}: {error}")
         self.error = error
         self.broken.set()
         self.failed(error)
 
     async def _write(self) -> None:
         commits, self.commits = tuple(self.commits), []
-        finished, self.finished = self.finished, []
+        assembled, self.finished = self.finished, []
         now = utc(datetime.now(UTC))
         whole = [self._whole(c, now) for c in commits]
-        finished.extend(f for f in whole if f is not None)
-        entry = await asyncio.to_thread(self.log.append, self.attempt, now, commits, tuple(finished))
+        finished = (*(f for f, _ in assembled), *(f for f in whole if f is not None))
+        entry = await self._append(now, commits, finished)
+        garbage = [key for one, keys in assembled if not self._keeps(one) for key in keys]
+        if any(c.state for c in commits):
+            garbage += self._old_states(commits)
+        self.log.ledger.apply(entry)  # here and not in the thread: the rest of the driver reads it meanwhile
         for one in finished:
             self.assembling.discard((one.input, one.part))
         for commit in commits:
             if (plan := self.plans.get(commit.input)) is not None:
                 self.assemble_ready(plan, commit.start, commit.end)
         await self.committed(entry)
-        if self.garbage:
-            garbage, self.garbage = self.garbage, []
+        if garbage:
             self._spawn(self._delete(garbage))
+
+    async def _append(self, now: str, commits: tuple[Commit, ...], finished: tuple[Finished, ...]) -> Entry:
+        """The entry, durable. A store that is away for a moment is tried again, with the very same entry."""
+        for pause in (*STORAGE_BACKOFF, None):
+            try:
+                return await asyncio.to_thread(self.log.append, self.attempt, now, commits, finished, fold=False)
+            except StorageUnavailable as error:
+                if pause is None:
+                    raise
+                log.warning("the commit log cannot be written; trying again", error=str(error), seconds=pause)
+                await asyncio.sleep(pause)
+        raise AssertionError("the loop above returns or raises")
+
+    def _keeps(self, finished: Finished) -> bool:
+        return self.log.ledger.of(finished.input).keeps(finished.part)
+
+    def _old_states(self, commits: tuple[Commit, ...]) -> list[str]:
+        """A trainer's states that the latest one replaces; only that is ever loaded again."""
+        former = self.log.ledger.of(STEPS).state
+        states = [c.state.key for c in (former, *sorted(commits, key=lambda c: c.end)) if c and c.state]
+        return states[:-1]
 
     def _whole(self, commit: Commit, now: str) -> Finished | None:
         """An output part that is just one span needs no putting together: both facts go in one entry."""
@@ -131,6 +173,8 @@ class Committer:
         return plan.output_name.format(input_id=source.id, stem=stem, part=part).replace("/", "_")
 
     def assemble_ready(self, plan: InputPlan, start: int, end: int) -> None:
+        if self.leaving:
+            return
         ledger = self.log.ledger.of(plan.input)
         for part in ready_parts(plan, ledger, start, end):
             if (plan.input, part) not in self.assembling:
@@ -144,14 +188,13 @@ class Committer:
             try:
                 name = f"outputs/{self.attempt}/{plan.input:06d}-{part:06d}"
                 blob = await asyncio.to_thread(self._concatenate, name, keys)
-            except JosError as error:
+                start, end = plan.part_range(part)
+                now = utc(datetime.now(UTC))
+                one = Finished(plan.input, part, self.filename(plan, part), blob, end - start, now)
+            except Exception as error:
                 self._break(error)
                 return
-        start, end = plan.part_range(part)
-        now = utc(datetime.now(UTC))
-        self.finished.append(Finished(plan.input, part, self.filename(plan, part), blob, end - start, now))
-        if not self.log.ledger.of(plan.input).keeps(part):
-            self.garbage.extend(keys)
+        self.finished.append((one, keys))  # the bodies go only once this is in the log
         self._nudge()
 
     def _concatenate(self, name: str, keys: list[str]) -> Blob:
@@ -159,15 +202,12 @@ class Committer:
 
         def chunks() -> Iterator[bytes]:
             nonlocal size
-            for key in keys:
-                at = 0
-                while data := self.storage.read(self.folder + key, at, at + CHUNK):
-                    digest.update(data)
-                    at += len(data)
-                    size += len(data)
-                    yield data
-                    if len(data) < CHUNK:
-                        break
+            with ThreadPoolExecutor(READ_AHEAD) as pool:
+                for at in range(0, len(keys), READ_AHEAD):  # a store's round trips side by side
+                    for data in pool.map(lambda key: self.storage.read(self.folder + key), keys[at : at + READ_AHEAD]):
+                        digest.update(data)
+                        size += len(data)
+                        yield data
 
         self.storage.write(self.folder + name, chunks())
         return Blob(name, size, digest.hexdigest())
@@ -184,10 +224,12 @@ class Committer:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def settle(self) -> None:
-        """Waits until everything that was put is durable and every complete part is put together."""
+    async def settle(self, *, parts: bool) -> None:
+        """Waits until everything that was put is durable and, with `parts`, every complete part put together."""
+        self.leaving = not parts
         self.hurry = True
+        self.enough.set()
         self.wake.set()
         await self.idle.wait()
-        if self.tasks:
+        if self.tasks and parts:
             await asyncio.gather(*self.tasks)

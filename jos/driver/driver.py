@@ -37,10 +37,10 @@ from jos.core.dispatch import (
     Tick,
     WriteCommits,
 )
-from jos.core.errors import FenceLost, JosError, StaleAttempt, StoreUnavailable
+from jos.core.errors import FenceLost, JosError, NotFound, StaleAttempt, StoreUnavailable
 from jos.core.ledger import STEPS, Entry
 from jos.core.model import Distribute, JobFailure, JobSpec, Level, Status, job_folder, utc
-from jos.core.plan import InputPlan, PlanWork, SpanWork, plan_groups
+from jos.core.plan import RETRY_GROUPS, SINGLE_GROUPS, InputPlan, PlanWork, SpanWork, plan_groups
 from jos.driver.cluster import Cluster
 from jos.driver.committer import Committer
 from jos.driver.index import IndexConfig, LeaseReply, Ready
@@ -51,7 +51,6 @@ from jos.store.redis import Store
 
 log = structlog.get_logger()
 
-RETRY_GROUPS = 1_000_000  # plans made after the n-th retry are numbered from n times this
 LAST_WORD_SECONDS = 60.0  # how long the end of a job may wait for a Redis that is away
 
 
@@ -59,6 +58,7 @@ class Ending(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     DRAINED = "drained"  # asked to leave; another attempt goes on
+    CANCELLED = "cancelled"
     FENCED = "fenced"  # another driver owns the job
 
 
@@ -113,37 +113,39 @@ class Driver:
     async def run(self) -> Outcome:
         self.began = time.monotonic()
         connecting = asyncio.get_running_loop().run_in_executor(None, self.connect)
-        tasks: list[asyncio.Task[None]] = []
+        working: list[asyncio.Task[None]] = []  # gives out work: ends with the outcome
+        telling: list[asyncio.Task[None]] = []  # pen and heartbeat: go on for what is in hand
         try:
             await self._open()
-            cluster = await connecting
-            self._wire(cluster)
             await self.mirror.reconcile()
+            telling = [self._watched(self.mirror.beat())]
+            self._wire(await connecting)
             log.info("driver is up", job=self.spec.id, seconds=round(time.monotonic() - self.began, 2))
-            for loop in (self._brain(), self._ticks(), self.committer.run(), self.mirror.beat()):
-                tasks.append(asyncio.create_task(self._watched(loop)))
+            telling.append(self._watched(self.committer.run()))
+            working = [self._watched(self._brain()), self._watched(self._ticks())]
             outcome = await self.outcome
-        except JosError as error:
+        except Exception as error:
             outcome = self._outcome_of(error)
         finally:
-            await asyncio.wait([connecting])  # else the next attempt would connect while this one still does
-            connecting.exception()  # has been told above, unless something worse came first
-            for task in tasks[:2]:  # nothing new is pushed; pen and heartbeat go on for what is in hand
+            for task in working:
                 task.cancel()
+            await asyncio.wait([connecting])  # else the next attempt would connect while this one still does
         try:
-            outcome = await self._finish(outcome, bool(tasks))
+            return await self._finish(outcome, bool(working))
         finally:
-            for task in tasks:
+            for task in telling:
                 task.cancel()
             if hasattr(self, "pool"):
                 self.pool.close()
-        return outcome
 
     async def _open(self) -> None:
         """The log, claimed: from here on any older driver fails at its next entry."""
         self.log = await asyncio.to_thread(CommitLog.open, self.storage, self.folder)
         await asyncio.to_thread(self.log.claim, self.token, utc(datetime.now(UTC)), self.retry)
         self.plans, self.to_plan = await asyncio.to_thread(self._load_plans)
+        self.mirror = Mirror(
+            self.store, self.spec, self.token, self.log.ledger, self.plans, heard=self._heard, stale=self._stale
+        )
 
     def _planning(self) -> list[PlanWork]:
         if self.spec.pipeline.pipeline_type == "training":
@@ -169,21 +171,22 @@ class Driver:
             for plan in map(InputPlan.from_json, content):
                 if plan.error is None or group >= retried:
                     plans[plan.input] = plan
-        wanted = self._planning()
-        again = [o for g in wanted if g.group in groups for o in g.inputs if o not in plans]
+        untouched: list[PlanWork] = []
+        again: list[int] = []
+        for work in self._planning():
+            if work.group in groups or any(o in plans for o in work.inputs):
+                again.extend(o for o in work.inputs if o not in plans)
+            else:
+                untouched.append(work)
         sizes = [(o, self.spec.inputs[o].num_bytes if o != STEPS else 0) for o in again]
-        first = max([retried, *(g + 1 for g in groups)])
-        mended = [replace(g, group=first + g.group) for g in plan_groups(sizes)]
-        return plans, [*(g for g in wanted if g.group not in groups), *mended]
+        first = max([retried, *(g + 1 for g in groups if g % RETRY_GROUPS < SINGLE_GROUPS)])
+        return plans, [*untouched, *(replace(g, group=first + g.group) for g in plan_groups(sizes))]
 
     def _wire(self, cluster: Cluster) -> None:
         from jos.driver.pool import Pool  # imports ray, which takes a second: not while the log is being opened
 
         spec, pipeline = self.spec, self.spec.pipeline
         self.cluster = cluster
-        self.mirror = Mirror(
-            self.store, spec, self.token, self.log.ledger, self.plans, asked=self._asked, stale=self._stale
-        )
         self.committer = Committer(spec, self.storage, self.log, self.token, self.plans, self._committed, self._failed)
         config = IndexConfig(
             spec_json=spec.model_dump_json().encode(),
@@ -208,15 +211,15 @@ class Driver:
             self.log.ledger, self.plans.values(), self.to_plan, spec.parallelism, limits, time.monotonic()
         )
 
-    async def _watched(self, loop: Coroutine[Any, Any, None]) -> None:
+    def _watched(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A loop that dies of a bug ends the attempt instead of leaving it hanging."""
+        return asyncio.create_task(self._watch(loop))
+
+    async def _watch(self, loop: Coroutine[Any, Any, None]) -> None:
         try:
             await loop
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
-            log.exception("a loop of the driver failed")
-            self._failed(error if isinstance(error, JosError) else JosError(f"{type(error).__name__}: {error}"))
+            self._failed(error)
 
     # --- the loop ---
 
@@ -291,8 +294,9 @@ class Driver:
 
     def _reply(self, index: int, reply: LeaseReply) -> None:
         for plan in reply.plans:
-            self.plans.setdefault(plan.input, plan)
-            self.mirror.note_plan(plan)
+            if plan.input not in self.plans:
+                self.plans[plan.input] = plan
+                self.mirror.note_plan(plan)
         line = self.mirror.line(index)
         line.seconds = round(line.seconds + reply.seconds, 3)
         self._worker_events(index, reply.events)
@@ -327,16 +331,24 @@ class Driver:
         except JosError as error:
             log.info("not accepted", command=type(command).__name__, error=str(error))
 
-    def _asked(self, status: Status) -> None:
-        self.drain(f"the job is {status}")
+    def _heard(self, status: Status) -> None:
+        """What the record reads, by each heartbeat."""
+        if status is Status.ADMITTED and self.started:
+            self._say(Started(self.token, platform.node(), os.getpid()))  # Redis was away when it was said first
+        elif status not in (Status.RUNNING, Status.ADMITTED):
+            self.drain(f"the job is {status}")
 
     def _stale(self) -> None:
         self._end(Outcome(Ending.FENCED, "another attempt runs this job now"))
 
-    def _failed(self, error: JosError) -> None:
+    def _failed(self, error: Exception) -> None:
         self._end(self._outcome_of(error))
 
-    def _outcome_of(self, error: JosError) -> Outcome:
+    def _outcome_of(self, error: Exception) -> Outcome:
+        if not isinstance(error, JosError):
+            log.error("a fault of JOS itself", exc_info=error)
+            text = f"{type(error).__name__}: {error}"
+            return Outcome(Ending.FAILED, text, JobFailure(code="internal_error", message=text), retryable=True)
         if isinstance(error, FenceLost | StaleAttempt):
             return Outcome(Ending.FENCED, str(error))
         failure = JobFailure(code=error.code, message=str(error))
@@ -362,32 +374,33 @@ class Driver:
         if outcome.ending is Ending.FENCED:
             return outcome
         if running:
-            try:
-                async with asyncio.timeout(self.spec.pipeline.timeouts.drain + 60):
-                    await self._settled()
-            except TimeoutError:
-                log.warning("not everything in hand could be written in time")
+            await self._settled(outcome)
         if hasattr(self, "pool"):
             self.pool.close()  # the last word frees the job's capacity: its indexes must be gone by then
         if outcome.ending is Ending.COMPLETED:
             outcome = self._verdict()
         return await self._last_word(outcome)
 
-    async def _settled(self) -> None:
-        """The committer has written all, or has failed (then there is nothing to wait for)."""
-        settle = asyncio.create_task(self.committer.settle())
-        failed = asyncio.create_task(self._pen_failed())
-        await asyncio.wait({settle, failed}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (settle, failed):
+    async def _settled(self, outcome: Outcome) -> None:
+        """What is in hand, on disk. A job that is done waits for its outputs as long as that takes; one that must
+        leave only for its commits, and not for ever. If the pen is broken there is nothing to wait for."""
+        done = outcome.ending is Ending.COMPLETED
+        settle = asyncio.create_task(self.committer.settle(parts=done))
+        broken = asyncio.create_task(self.committer.broken.wait())
+        limit = None if done else self.spec.pipeline.timeouts.drain
+        ended, _ = await asyncio.wait({settle, broken}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not ended:
+            log.warning("not everything in hand could be written in time")
+        for task in (settle, broken):
             task.cancel()
-
-    async def _pen_failed(self) -> None:
-        await self.committer.broken.wait()
 
     def _verdict(self) -> Outcome:
         """A job of which nothing at all succeeded has failed; a bad file or record among good ones fails alone."""
         if self.committer.error is not None:
             return self._outcome_of(self.committer.error)
+        missing = sum(p.parts - len(self.log.ledger.of(o).finished) for o, p in self.plans.items())
+        if missing:
+            return self._outcome_of(RuntimeError(f"{missing} output files were not put together"))
         states = [self.mirror.input_state(o) for o in self.plans if o != STEPS]
         bad = [s for s in states if s.error_message]
         if states and len(bad) == len(states) and not any(s.done > s.failed for s in states):
@@ -410,7 +423,7 @@ class Driver:
                 return await self._say_last(outcome)
             except StaleAttempt:
                 return Outcome(Ending.FENCED, "another attempt runs this job now")
-            except StoreUnavailable as error:
+            except (StoreUnavailable, NotFound) as error:  # away, or come back empty
                 if time.monotonic() > deadline:
                     log.error("redis stayed away; run `jos resume` once it is back", error=str(error))
                     return outcome

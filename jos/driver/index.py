@@ -143,6 +143,16 @@ def source_of(one: JobInput) -> FileSource:
     return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata)
 
 
+def checked_output(output: Any, worker: str) -> Output:
+    """What `write` returned, refused where it breaks the contract: in the index a mistake has a name, later it
+    would be a dead process."""
+    if not isinstance(output, Output) or not isinstance(output.body, bytes):
+        raise TypeError(f"{worker}.write must return a jos.worker.Output of bytes, not {type(output).__name__}")
+    if not all(isinstance(t, int) and isinstance(m, str) for t, m in output.failures.items()):
+        raise TypeError(f"{worker}.write: failures must map task numbers to messages")
+    return output
+
+
 class Index:
     """The actor. `ready` sets the worker up; `run` does one lease; `stop` asks it to finish soon."""
 
@@ -242,6 +252,9 @@ class Index:
         if work.bury is None and work.input != STEPS:
             try:
                 item.data = self.worker.read(self._source(work.input), span)
+            except StorageUnavailable as error:
+                self._unread(item, error)
+                return
             except Exception as error:
                 self._failed(item, error)
                 return
@@ -327,7 +340,7 @@ class Index:
         item = self.to_write.get()
         work = item.work
         try:
-            output = item.output or self._output(item)
+            output = checked_output(item.output or self._output(item), type(self.worker).__name__)
         except Exception as error:
             self._failed(item, error)
             return
@@ -352,7 +365,7 @@ class Index:
             failures=tuple((t, m[:MAX_MESSAGE]) for t, m in failures[:MAX_FAILURES]),
             body=body,
             state=state,
-            metrics=dict(output.metrics),
+            metrics={name: float(value) for name, value in output.metrics.items()},
         )
         self._finish(item.lease, commit=commit)
 
@@ -377,7 +390,10 @@ class Index:
         began = time.monotonic()
         key = f"{self.config.folder}plan/{work.group:08d}.json"
         try:
-            plans = [self._plan_one(ordinal) for ordinal in work.inputs]
+            if work.bury is not None:
+                plans = [InputPlan(ordinal, [0], error=work.bury) for ordinal in work.inputs]
+            else:
+                plans = [self._plan_one(ordinal) for ordinal in work.inputs]
             self.storage.create(key, orjson.dumps([p.to_json() for p in plans]))
             # what is stored counts, also if another attempt was faster
             plans = [InputPlan.from_json(p) for p in orjson.loads(self.storage.read(key))]
@@ -397,8 +413,10 @@ class Index:
             else:
                 plan = self.worker.plan(self._source(ordinal))
             return self._checked(ordinal, plan)
-        except StorageUnavailable:
-            raise
+        except StorageUnavailable as error:
+            if not self._storage_answers():
+                raise
+            return InputPlan(ordinal, [0], error=_short(error))  # this input's own store is away, not ours
         except Exception as error:
             if not isinstance(error, InputInvalid):
                 traceback.print_exc()
@@ -411,18 +429,34 @@ class Index:
             raise ValueError("the worker's plan is wrong: bounds must begin at 0 and grow")
         if plan.hints and len(plan.hints) != len(bounds) - 1:
             raise ValueError(f"the worker's plan is wrong: {len(plan.hints)} hints for {len(bounds) - 1} spans")
+        if plan.output_name is not None:
+            self._check_name(plan.output_name, split=plan.part_tasks is not None)
         port = self.worker.port if plan.output_name else ""
         header = plan.header if plan.output_name else b""
+        # hints as JSON has them, so that this index and one that reads the stored plan see the same
+        hints = orjson.loads(orjson.dumps(list(plan.hints), option=orjson.OPT_SERIALIZE_NUMPY))
         return InputPlan(
             ordinal,
             bounds,
-            list(plan.hints),
+            hints,
             plan.part_tasks,
             plan.output_name,
             header,
             port,
             plan.message,
         )
+
+    @staticmethod
+    def _check_name(name: str, split: bool) -> None:
+        """Two outputs of one name would hide one another."""
+        try:
+            one, two = (name.format(input_id=i, stem="s", part=p) for i, p in (("a", 0), ("b", 0)))
+            other = name.format(input_id="a", stem="s", part=1)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"the worker's output_name {name!r} is no format of input_id, stem, part") from error
+        if one == two or (split and one == other):
+            needed = "{input_id} and {part}" if split else "{input_id}"
+            raise ValueError(f"the worker's output_name {name!r} must hold {needed}")
 
     # --- ends of a span ---
 
@@ -442,6 +476,21 @@ class Index:
         if _sick(error):
             item.lease.reply.sick = _short(error)
         self._fault(item, _short(error), final=isinstance(error, InputInvalid))
+
+    def _unread(self, item: _Item, error: StorageUnavailable) -> None:
+        """An input that cannot be read, in a store of its own, fails alone; if it is our store that is away, the job
+        waits. Cutting the span in half would help in neither case."""
+        if self._storage_answers():
+            fault = SpanFault(replace(item.work, state=None), _short(error), whole=True)
+            self._finish(item.lease, fault=fault)
+        else:
+            self._unwritten(item, error)
+
+    def _storage_answers(self) -> bool:
+        try:
+            return self.storage.stat(f"{self.config.folder}job.json") is not None
+        except StorageUnavailable:
+            return False
 
     def _unwritten(self, item: _Item, error: JosError) -> None:
         item.lease.reply.storage_error = _short(error)

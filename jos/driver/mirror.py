@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from jos.core.errors import StaleAttempt, StoreUnavailable
+from jos.core.errors import NotFound, StaleAttempt, StoreUnavailable
 from jos.core.ids import derived_id
 from jos.core.ledger import STEPS, Commit, Entry, Finished, InputLedger, Ledger
 from jos.core.model import (
@@ -35,6 +35,7 @@ from jos.store.redis import Store
 
 EVERY = 0.5  # seconds between batches; also the heartbeat and how soon a cancel is seen
 MOST = 2000  # things told in one batch
+MOST_SAID = 1000  # different notes of workers in one job
 KEEP_PROGRESS = 10_000  # entries kept while Redis is away
 
 log = structlog.get_logger()
@@ -59,6 +60,11 @@ class Told:
     status: InputStatus = InputStatus.PENDING
     tasks: int | None = None
     done: int = -1
+    error: str | None = None
+
+    @classmethod
+    def of(cls, state: InputState) -> Told:
+        return cls(state.status, state.tasks, state.done, state.error_message)
 
 
 @dataclass
@@ -70,7 +76,7 @@ class Mirror:
     token: str
     ledger: Ledger
     plans: Mapping[int, InputPlan]
-    asked: Callable[[Status], None]  # the job's status is no longer ours to run under
+    heard: Callable[[Status], None]  # what the record reads, at each batch
     stale: Callable[[], None]  # another attempt runs this job
     progress_kind: str = "inference"
     seq: int = 0
@@ -80,13 +86,21 @@ class Mirror:
     changed: dict[int, None] = field(default_factory=dict)  # ordinals, in order
     told: dict[int, Told] = field(default_factory=dict)
     begun: set[int] = field(default_factory=set)
-    completed: int = 0  # inputs
+    completed: int = 0  # inputs that are over
+    rank: int = 0  # the last that was given to one, see InputState.step
+    tasks: int = 0  # of all plans
+    planned: int = 0  # tracked inputs that have a plan
     pending: Batch | None = None  # sent, reply not seen
     lines: dict[int, IndexLine] = field(default_factory=dict)
     said: set[tuple[str, str]] = field(default_factory=set)
     began: float | None = None  # monotonic; when the first work was given out
     done_before: int = 0  # tasks that earlier attempts committed
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     away: str | None = None  # why Redis cannot be reached, while it cannot
+
+    def __post_init__(self) -> None:
+        self.training = self.spec.pipeline.pipeline_type == "training"
+        self.tracked = [o for o, source in enumerate(self.spec.inputs) if source.tracked]
 
     # --- collecting ---
 
@@ -102,9 +116,11 @@ class Mirror:
         once: bool = False,
     ) -> None:
         if once:
-            if (event_type, message) in self.said:
+            if (event_type, message) in self.said or len(self.said) > MOST_SAID:
                 return
             self.said.add((event_type, message))
+            if len(self.said) > MOST_SAID:
+                event_type, message = "events.limited", f"more than {MOST_SAID} different notes; no more are shown"
         self.events.append(
             EventDraft(
                 event_type=event_type,
@@ -121,10 +137,15 @@ class Mirror:
         return self.lines.setdefault(index, IndexLine())
 
     def note_plan(self, plan: InputPlan) -> None:
+        self._count_plan(plan)
         if plan.message and plan.input != STEPS:
             source = self.spec.inputs[plan.input]
             self.event("input.empty", f"{source.filename}: {plan.message}", Level.WARN, input_id=source.id)
         self.changed[plan.input] = None
+
+    def _count_plan(self, plan: InputPlan) -> None:
+        self.tasks += plan.tasks
+        self.planned += plan.input != STEPS and self.spec.inputs[plan.input].tracked
 
     def note_begun(self, index: int, ordinal: int) -> None:
         """An index was given work of this input."""
@@ -184,23 +205,27 @@ class Mirror:
         states = await self.store.inputs(self.spec.id)
         for ordinal, source in enumerate(self.spec.inputs):
             if (state := states.get(source.id)) is not None:
-                self.told[ordinal] = Told(state.status, state.tasks, state.done)
+                self.told[ordinal] = Told.of(state)
+                self.rank = max(self.rank, state.step or 0)
+                if state.status is InputStatus.PROCESSING:
+                    self.begun.add(ordinal)
                 # a retry opened it again, or it is as finished as it was
                 self.completed += state.step is not None and self.input_state(ordinal).status is state.status
         self.done_before = self.ledger.tasks_done
         for ordinal, one in self.ledger.inputs.items():
-            self.changed[ordinal] = None
             if ordinal in self.plans:
                 self.outputs.extend(self.output(f) for _, f in sorted(one.finished.items()))
-        for ordinal in self.plans:
-            self.changed[ordinal] = None
-        for ordinal, source in enumerate(self.spec.inputs):
-            if source.tracked and ordinal not in self.told:
-                self.changed[ordinal] = None
+        for plan in self.plans.values():
+            self._count_plan(plan)
+        self.changed.update(dict.fromkeys(self.tracked))
+        _, warnings = await self.store.events(self.spec.id, limit=MOST_SAID, order="desc", level=Level.WARN)
+        self.said.update((e.event_type, e.message) for e in warnings)  # once per job, not per attempt
 
     def input_state(self, ordinal: int) -> InputState:
         """The state of an input as plan and ledger have it."""
         source, plan = self.spec.inputs[ordinal], self.plans.get(ordinal)
+        if self.training:
+            return self._trained(source.id)
         one = self.ledger.inputs.get(ordinal, InputLedger())
         if plan is None:
             return InputState(input_id=source.id, status=InputStatus.PENDING)
@@ -225,12 +250,18 @@ class Mirror:
             error_message=error,
         )
 
+    def _trained(self, input_id: str) -> InputState:
+        """Training uses all its inputs at once: they begin and end with it."""
+        plan, done = self.plans.get(STEPS), len(self.ledger.of(STEPS).done)
+        status = InputStatus.PROCESSING if done else InputStatus.PENDING
+        if plan is not None and done == plan.tasks:
+            status = InputStatus.COMPLETED
+        return InputState(input_id=input_id, status=status)
+
     def totals(self) -> dict[str, Any]:
         """The job as a whole; `items_total` counts planned inputs only until `planned` is true."""
-        tracked = [o for o, i in enumerate(self.spec.inputs) if self.is_scattered(o)]
-        planned = all(o in self.plans for o in tracked) and (bool(tracked) or STEPS in self.plans)
-        total = sum(p.tasks for p in self.plans.values())
-        done = self.ledger.tasks_done
+        planned = STEPS in self.plans if self.training else self.planned == len(self.tracked)
+        total, done = self.tasks, self.ledger.tasks_done
         elapsed = time.monotonic() - self.began if self.began is not None else 0.0
         rate = (done - self.done_before) / elapsed if elapsed > 0 else 0.0
         return {
@@ -239,7 +270,7 @@ class Mirror:
             "failed": self.ledger.tasks_failed,
             "planned": planned,
             "percent_complete": round(100 * done / total, 2) if total and planned else 0.0,
-            "inputs_total": len(tracked),
+            "inputs_total": len(self.tracked),
             "inputs_done": self.completed,
             "tasks_per_second": round(rate, 1),
             "seconds_left": round((total - done) / rate, 1) if rate > 0 and planned else None,
@@ -247,35 +278,37 @@ class Mirror:
             "indexes": {str(i): vars(line).copy() for i, line in sorted(self.lines.items())},
         }
 
-    def is_scattered(self, ordinal: int) -> bool:
-        return self.spec.inputs[ordinal].tracked
-
     def _changes(self) -> list[InputState]:
         """States that differ from what was told, with the events and progress entries of the difference."""
         changed, self.changed = self.changed, {}
-        return [s for o in changed if o != STEPS and self.is_scattered(o) and (s := self._change(o)) is not None]
+        if STEPS in changed:
+            changed |= dict.fromkeys(self.tracked)
+        wanted = (o for o in changed if o != STEPS and self.spec.inputs[o].tracked)
+        return [s for o in wanted if (s := self._change(o)) is not None]
 
     def _change(self, ordinal: int) -> InputState | None:
         state, was = self.input_state(ordinal), self.told.setdefault(ordinal, Told())
-        if (state.status, state.tasks, state.done) == (was.status, was.tasks, was.done):
+        if Told.of(state) == was:
             return None
+        self.told[ordinal] = Told.of(state)
         name, now = self.spec.inputs[ordinal].filename, datetime.now(UTC)
         ended = state.status in (InputStatus.COMPLETED, InputStatus.FAILED) and state.status is not was.status
         if ended:
             self.completed += 1
-            state = state.model_copy(update={"completed_at": now, "step": self.completed})
+            self.rank += 1
+            state = state.model_copy(update={"completed_at": now, "step": self.rank})
             good = state.status is InputStatus.COMPLETED
-            message = f"{name}: all {state.done:,} tasks done" if good else f"{name}: {state.error_message}"
+            does = "used to the end" if self.training else f"all {state.done:,} tasks done"
+            message = f"{name}: {does if good else state.error_message}"
             self.event(
-                "inference.success" if good else "inference.failed",
+                f"{self.progress_kind}.{'success' if good else 'failed'}",
                 message,
                 Level.SUCCESS if good else Level.ERROR,
                 input_id=state.input_id,
                 payload={"items_processed": state.done, "failed": state.failed},
             )
-        if state.done != max(was.done, 0) or ended:
+        if (state.done != max(was.done, 0) or ended) and not self.training:
             self.progress.append(self._progress(state, now))
-        self.told[ordinal] = Told(state.status, state.tasks, state.done)
         return state
 
     def _progress(self, state: InputState, now: datetime) -> ProgressDraft:
@@ -299,17 +332,20 @@ class Mirror:
     # --- telling ---
 
     async def flush(self) -> None:
-        """Tells what was collected. Raises StoreUnavailable (all is kept) or StaleAttempt."""
-        while True:
-            batch = self.pending or self._batch()
-            self.pending = batch
-            reply = await self.store.mirror(self.spec.id, batch)
-            self.pending = None
-            self.seq = batch.seq
-            if reply.status not in (Status.RUNNING, Status.ADMITTED):
-                self.asked(reply.status)
-            if not (self.events or self.outputs or self.progress or self.changed):
-                return
+        """Tells what was collected. Raises StoreUnavailable (all is kept) or StaleAttempt.
+
+        One at a time: the heartbeat and the last word may both be at it, and two that send one batch would then
+        give its number to two more."""
+        async with self.telling:
+            while True:
+                batch = self.pending or self._batch()
+                self.pending = batch
+                reply = await self.store.mirror(self.spec.id, batch)
+                self.pending = None
+                self.seq = batch.seq
+                self.heard(reply.status)
+                if not (self.events or self.outputs or self.progress or self.changed):
+                    return
 
     def _batch(self) -> Batch:
         states = self._changes()
@@ -335,7 +371,7 @@ class Mirror:
                 if self.away:
                     log.info("redis is back", job=self.spec.id)
                 self.away = None
-            except StoreUnavailable as error:
+            except (StoreUnavailable, NotFound) as error:  # away, or come back empty
                 if self.away is None:
                     log.warning("redis is away; the job goes on", job=self.spec.id, error=str(error))
                 self.away = str(error)

@@ -67,8 +67,17 @@ class CommitLog:
                     return entry
                 self._catch_up()  # somebody else wrote meanwhile: try behind them
 
-    def append(self, attempt: str, at: str, commits: Sequence[Commit] = (), finished: Sequence[Finished] = ()) -> Entry:
-        """Writes the next entry; once it returns, the commits are durable.
+    def append(
+        self,
+        attempt: str,
+        at: str,
+        commits: Sequence[Commit] = (),
+        finished: Sequence[Finished] = (),
+        *,
+        fold: bool = True,
+    ) -> Entry:
+        """Writes the next entry; once it returns, the commits are durable. With `fold=False` the caller must
+        `ledger.apply` it before anything else is appended: for one whose other threads read the ledger meanwhile.
 
         Raises FenceLost if another attempt has taken over, now and ever after. After StorageUnavailable the entry
         may or may not be there: append the very same again (or open and claim anew), nothing else is accepted.
@@ -88,7 +97,7 @@ class CommitLog:
                 if replace(entry, at=same.at) != same:
                     raise ValueError(f"entry {same.number} may be written already: append the very same again")
                 entry = same
-            there = self._create(entry, data)
+            there = self._create(entry, data, fold)
             if there is not None:
                 self._lost = FenceLost(
                     f"Entry {entry.number} of the log of {self.prefix} was written by {_author(there)}, "
@@ -99,8 +108,8 @@ class CommitLog:
 
     # --- writing --------------------------------------------------------------------------------------
 
-    def _create(self, entry: Entry, data: bytes) -> bytes | None:
-        """None: the entry is ours, durable and folded. Otherwise the bytes of whoever was there first."""
+    def _create(self, entry: Entry, data: bytes, fold: bool = True) -> bytes | None:
+        """None: the entry is ours, durable, and folded if that is wanted. Otherwise the bytes of whoever was first."""
         key = self._entry_key(entry.number)
         try:
             if not self.storage.create(key, data):
@@ -114,18 +123,19 @@ class CommitLog:
                 raise StorageUnavailable(f"{key} exists and yet cannot be read.") from error
             raise
         self._unclear = None
-        self.ledger.apply(entry)
-        self._keep(data)
+        if fold:
+            self.ledger.apply(entry)
+        self._keep(entry.number + 1, data)
         return None
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, entries: int, data: bytes) -> None:
         """Every full segment is written once more as one object. It says only what the entries say, so anybody
         may write it and nothing is lost if it fails: the next opening does it."""
         self._tail.append(data)
-        if self.ledger.next_number % SEGMENT == 0:
+        if entries % SEGMENT == 0:
             lines, self._tail = self._tail, []
             with contextlib.suppress(StorageUnavailable):
-                self.storage.create(self._segment_key(self.ledger.next_number - SEGMENT), b"\n".join(lines) + b"\n")
+                self.storage.create(self._segment_key(entries - SEGMENT), b"\n".join(lines) + b"\n")
 
     # --- reading --------------------------------------------------------------------------------------
 
@@ -179,7 +189,7 @@ class CommitLog:
                 if data is None:
                     return False
                 self._fold(self._entry_key(at), data)
-                self._keep(data)
+                self._keep(at + 1, data)
             if self.ledger.next_number % SEGMENT == 0:
                 return True
             width = min(width * 4, AHEAD)

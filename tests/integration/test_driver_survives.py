@@ -73,6 +73,16 @@ def test_cancel_stops_soon_and_a_resume_goes_on(lab: Lab) -> None:
     assert kinds.count("job.canceled") == kinds.count("job.retried") == 1
 
 
+def test_a_cancel_while_it_waits_to_be_tried_again_is_final(lab: Lab) -> None:
+    job_id = slow_job(lab)
+    driver = lab.driver("resume", job_id, environment={"JOS_RAY_ADDRESS": "127.0.0.1:1"})
+    lab.wait_for(job_id, "job.requeued")
+    lab.engine.cancel(job_id)
+    assert driver.end(5).code == 4  # long before the back-off is over
+    assert lab.get(job_id).status is Status.CANCELLED
+    assert not lab.events(job_id, "job.retried")
+
+
 def test_sigterm_commits_what_is_in_hand_and_leaves_the_job_pending(lab: Lab) -> None:
     job_id = slow_job(lab)
     driver = lab.resume(job_id)
@@ -116,6 +126,19 @@ def test_a_killed_driver_is_followed_at_once_by_the_next(lab: Lab) -> None:
     assert lab.get(job_id).automatic_retries == 1
 
 
+def test_what_failed_for_good_is_not_tried_again_because_a_driver_was_killed(lab: Lab) -> None:
+    """Only a user's retry does that."""
+    records = [{"text": f"a {n}"} for n in range(60)]
+    records[2]["refuse"] = records[5]["do"] = "raise"
+    job_id = lab.submit("fragile", [lab.write("a.jsonl", records)], span_records=4, seconds=0.1)
+    driver = lab.resume(job_id)
+    until(lambda: lab.tasks_done(job_id) and lab.ledger(job_id).tasks_failed == 2)
+    driver.kill()
+    lab.complete(job_id)
+    assert lab.committed(job_id) == {0: 60}
+    assert lab.ledger(job_id).tasks_failed == 2
+
+
 def test_a_driver_killed_before_it_began_is_followed_at_once_by_the_next(lab: Lab) -> None:
     job_id = slow_job(lab)
     driver = lab.resume(job_id)
@@ -123,6 +146,17 @@ def test_a_driver_killed_before_it_began_is_followed_at_once_by_the_next(lab: La
     driver.kill()
     lab.complete(job_id)
     assert_whole(lab, job_id, set())
+
+
+def test_a_driver_killed_after_its_last_commit_leaves_only_words_to_be_said(lab: Lab) -> None:
+    job_id = slow_job(lab)
+    driver = lab.resume(job_id)
+    lab.wait_for_tasks(job_id, 60)
+    driver.kill()
+    lab.complete(job_id)
+    assert_whole(lab, job_id, committed_texts(lab, job_id))
+    assert len(lab.events(job_id, "inference.success")) == 1
+    assert len(lab.events(job_id, "inference.completed")) == 1
 
 
 def test_a_second_driver_is_refused_while_the_first_is_heard(lab: Lab) -> None:
@@ -172,25 +206,22 @@ def final_state(lab: Lab, job_id: str) -> bytes:
 
 
 def test_a_training_killed_again_and_again_ends_in_the_very_same_state(lab: Lab) -> None:
-    calm, hurt = (lab.submit("quick-train", steps=200, span_steps=10, seconds=0.01) for _ in range(2))
+    calm, hurt = (lab.submit("quick-train", steps=200, span_steps=10, seconds=0.02) for _ in range(2))
     lab.complete(calm)
     chance = random.Random(4)
-    for target, step in zip(
-        ("driver", "index", "driver", "index"), sorted(chance.sample(range(10, 180), 4)), strict=True
-    ):
+    for what in ("driver", "index", "driver"):
         driver = lab.resume(hurt)
-        lab.wait_for_tasks(hurt, step)
-        if target == "driver":
-            driver.kill()
-            continue
-        kill(lab.events(hurt, "index.started")[-1].payload["pid"])
-        lab.wait_for(hurt, "index.restarted", len(lab.events(hurt, "index.lost")))
+        lab.wait_for_tasks(hurt, lab.tasks_done(hurt) + chance.randrange(1, 30))
+        if what == "index":
+            [pid] = until(lambda: [p for e in lab.events(hurt, "index.started") if alive(p := e.payload["pid"])])
+            kill(pid)
+            lab.wait_for(hurt, "index.restarted")
         driver.kill()
     lab.complete(hurt)
     assert final_state(lab, hurt) == final_state(lab, calm)
     assert lab.committed(hurt) == lab.committed(calm) == {STEPS: 200}
-    assert len(lab.attempts(hurt)) == 5
-    assert {e.event_type for e in lab.events(hurt)} >= {"index.lost", "index.restarted", "attempt.failed"}
+    assert len(lab.attempts(hurt)) == 4
+    assert len(lab.events(hurt, "index.lost")) == 1
 
 
 def test_a_killed_redis_costs_neither_work_nor_events(lab: Lab) -> None:
@@ -204,18 +235,18 @@ def test_a_killed_redis_costs_neither_work_nor_events(lab: Lab) -> None:
     assert len(lab.attempts(job_id)) == 1
     kinds = [e.event_type for e in lab.events(job_id)]
     assert kinds[-2:] == ["inference.completed", "job.completed"]
-    assert len(kinds) == len(set(kinds)) + 2  # of index.started and index.completed there are two, of others one
+    twice = {kind for kind in kinds if kinds.count(kind) > 1}
+    assert twice <= {"index.started"}  # nothing was told again
 
 
 # --- storage ------------------------------------------------------------------------------------------
 
 
-def test_a_job_on_s3_survives_its_driver(
-    tmp_path: Path, ray: Head, seaweedfs: S3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_on_s3_survives_its_driver(tmp_path: Path, seaweedfs: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Ray of its own: indexes have their credentials from the environment of Ray."""
     for name, value in seaweedfs.environment.items():
         monkeypatch.setenv(name, value)
-    lab = Lab(tmp_path, ray.address, storage=f"s3://{BUCKET}/{tmp_path.name}")
+    lab = Lab(tmp_path, None, storage=f"s3://{BUCKET}/{tmp_path.name}")
     with contextlib.closing(lab):
         job_id = slow_job(lab)
         driver = lab.resume(job_id)
@@ -249,10 +280,9 @@ def test_a_full_disk_is_told_and_once_there_is_room_the_job_goes_on(
         driver = lab.resume(job_id)
         lab.wait_for_tasks(job_id, 8)
         filler = little_disk / "filler"
-        with filler.open("wb") as out, contextlib.suppress(OSError):
+        with filler.open("wb", buffering=0) as out, contextlib.suppress(OSError):
             while True:
                 out.write(b"x" * 4096)
-                out.flush()
         ended = driver.end(60)
         job = lab.get(job_id)
         assert (ended.code, job.status, job.holds_capacity) == (1, Status.FAILED, False)

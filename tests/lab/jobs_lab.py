@@ -241,10 +241,28 @@ class Lab:
     def resume(self, job_id: str, *options: str) -> Driver:
         return self.driver("resume", job_id, *options)
 
+    def jos(self, *arguments: object) -> subprocess.Popen[str]:
+        """The installed `jos` as a process; Ctrl-C (SIGINT) means what it does in a terminal."""
+        command = [str(BIN / "jos"), *map(str, arguments)]
+        pipe = subprocess.PIPE
+        restored: Any = {
+            "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        }  # `&` in a script ignores it
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env=self.environment,
+            cwd=self.folder,
+            **restored,
+        )
+
     def complete(self, job_id: str) -> Job:
         """Drives the job to its end; it must complete."""
         ended = self.resume(job_id).end()
-        assert (ended.code, ended.result.get("ending")) == (0, "completed"), ended.said[-6000:]
+        assert ended.code == 0, f"{ended.result}\n{ended.said[-6000:]}"
         return self.engine.get(job_id)
 
     # --- looking ---
