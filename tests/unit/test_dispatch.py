@@ -416,6 +416,80 @@ def test_plan_groups_bound_files_and_bytes() -> None:
     assert [g.inputs for g in groups] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9), (10,)]
 
 
+def test_one_outage_seen_by_several_leases_counts_once() -> None:
+    world = World.of([plan(400, span=1)], indexes=2)
+    world.up()
+    for i in (0, 1):
+        for push in list(world.held[i]):
+            faults = tuple(SpanFault(w, "away", dropped=True) for w in push.work if isinstance(w, SpanWork))
+            world.held[i].remove(push)
+            world.tell(LeaseDone(i, 1, push.lease, 0.1, faults=faults, storage_error="away"))
+    assert not world.brain.over
+    assert not any(world.held.values())
+    world.now = 5.0
+    world.tell(Tick())
+    world.finish()
+    assert world.ledger.tasks_done == 400
+
+
+def test_planning_is_not_measured_with_the_time_of_one_task() -> None:
+    world = World.of([plan(10)], indexes=1, planned=False, task_seconds=1.0)
+    world.up()
+    world.now = 500.0
+    assert world.tell(Tick()) == []
+
+
+def test_a_hanging_task_is_not_given_the_time_of_all_others_once_the_pace_is_known() -> None:
+    world = World.of([plan(10_000, span=1000)], indexes=1, task_seconds=60.0)
+    world.up()
+    world.work(0)
+    world.write()
+    world.now = 62.0
+    assert [s.kill for s in world.tell(Tick()) if isinstance(s, StopIndex)] == [True]
+
+
+def test_a_file_that_kills_whoever_plans_it_fails_alone() -> None:
+    """Planned in one group with good files, then file by file, then given up without being touched."""
+    plans = [plan(20, ordinal=o) for o in range(3)]
+    world = World.of(plans, indexes=2, planned=False)
+    world.brain.to_plan.clear()
+    world.brain.to_plan.append(PlanWork(0, (0, 1, 2)))
+    world.tell(Tick())
+    for _ in range(500):
+        if world.brain.over:
+            break
+        for i in (0, 1):
+            if not world.brain.indexes[i].up:
+                world.up(i)
+            first = world.held[i][0].work[0] if world.held[i] else None
+            if isinstance(first, PlanWork) and 1 in first.inputs:
+                if first.bury is None:
+                    world.down(i, "segmentation fault")
+                else:
+                    push = world.held[i].pop(0)
+                    failed = InputPlan(1, [0], error=first.bury)
+                    world.tell(LeaseDone(i, push.life, push.lease, 0.1, plans=(failed,)))
+            elif first is not None:
+                world.work(i)
+        world.write()
+    assert isinstance(world.seen[-1], AllCommitted)
+    assert world.ledger.tasks_done == 40
+    assert "cannot be planned" in (world.brain.plans[1].error or "")
+
+
+def test_a_span_whose_input_cannot_be_read_is_not_cut_in_half() -> None:
+    world = World.of([plan(64, span=64)], indexes=1)
+    world.up()
+    for _ in range(3):
+        push = world.held[0].pop(0)
+        (work,) = push.work
+        assert isinstance(work, SpanWork)
+        assert (work.start, work.end) == (0, 64)
+        world.tell(LeaseDone(0, 1, push.lease, 0.1, faults=(SpanFault(work, "403", whole=True),)))
+    world.finish()
+    assert world.failed() == 64
+
+
 class Walk(RuleBasedStateMachine):
     """Any order of work, deaths, poison and slow commits ends with every task in exactly one commit."""
 
