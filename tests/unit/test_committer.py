@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,14 +103,26 @@ def test_no_piece_goes_before_the_entry_that_makes_it_superfluous(tmp_path: Path
     """The driver dies after the part was concatenated and while another entry is written: the next one still finds
     the pieces."""
     desk = Desk(tmp_path)
-    append, seen = desk.log.append, []
+    append, concatenate, calls = desk.log.append, desk.pen._concatenate, []
+    in_flight, together = threading.Event(), threading.Event()
+
+    def put_together(name: str, keys: list[str]) -> Blob:
+        assert in_flight.wait(10)
+        return concatenate(name, keys)
+
+    class Finished(list):  # type: ignore[type-arg]
+        def append(self, one: object) -> None:
+            super().append(one)
+            together.set()
+
+    desk.pen._concatenate, desk.pen.finished = put_together, Finished()  # type: ignore[method-assign]
 
     def slow(*args: object, **options: object) -> Entry:
-        if len(seen) == 1:  # an entry in flight while the part is being put together
-            deadline = datetime.now(UTC).timestamp() + 5
-            while not desk.pen.finished and datetime.now(UTC).timestamp() < deadline:
-                pass
-        seen.append(desk.keys())
+        calls.append(args)
+        if len(calls) == 2:  # the part is put together while this entry is in flight
+            desk.pen.finished = Finished()
+            in_flight.set()
+            assert together.wait(10)
         if any(f.part == 0 for f in args[3]):  # type: ignore[index]
             raise StorageUnavailable("killed here")
         return append(*args, **options)  # type: ignore[arg-type]
