@@ -62,7 +62,7 @@ def test_cancel_stops_soon_and_a_resume_goes_on(lab: Lab) -> None:
     lab.wait_for_tasks(job_id, 8)
     assert lab.engine.cancel(job_id).status is Status.CANCELLED
     ended = driver.end(10)
-    assert (ended.code, ended.result["ending"]) == (4, "drained"), ended.said
+    assert (ended.code, ended.result["ending"]) == (5, "cancelled"), ended.said
     job = lab.get(job_id)
     assert (job.status, job.holds_capacity) == (Status.CANCELLED, False)
     before = committed_texts(lab, job_id)
@@ -78,7 +78,7 @@ def test_a_cancel_while_it_waits_to_be_tried_again_is_final(lab: Lab) -> None:
     driver = lab.driver("resume", job_id, environment={"JOS_RAY_ADDRESS": "127.0.0.1:1"})
     lab.wait_for(job_id, "job.requeued")
     lab.engine.cancel(job_id)
-    assert driver.end(5).code == 4  # long before the back-off is over
+    assert driver.end(5).code == 5  # long before the back-off is over
     assert lab.get(job_id).status is Status.CANCELLED
     assert not lab.events(job_id, "job.retried")
 
