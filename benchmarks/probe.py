@@ -43,6 +43,11 @@ def pushed(_driver: Any, what: Any) -> None:
         os.write(PUSHED, b"%d\n" % sum(w.end - w.start for w in what.work))  # outlives a kill -9
 
 
+def ready(_driver: Any, index: int, *_: Any) -> None:
+    once("index_up")
+    once(f"index_up_{index}")
+
+
 def replied(_driver: Any, _index: int, reply: Any) -> None:
     COUNTS["replies"] += 1
     if reply.plans:
@@ -73,7 +78,7 @@ def main() -> int:
     once("imported")
     before(Driver, "run", lambda *_: once("submitted"))
     before(Driver, "_wire", lambda *_: once("connected"))
-    before(Driver, "_ready", lambda *_: once("index_up"))
+    before(Driver, "_ready", ready)
     before(Driver, "_note_push", pushed)
     before(Driver, "_reply", replied)
     before(Driver, "_committed", committed)

@@ -198,7 +198,7 @@ class Dispatch:
         self.again: deque[SpanWork] = deque()  # came back; before anything new
         self.alone: deque[SpanWork] = deque()  # suspects: one at a time, nothing else on that index
         self.fresh: deque[Iterator[SpanWork]] = deque()  # one per plan, expanded as it is needed
-        self._head: SpanWork | None = None
+        self.heads: deque[SpanWork] = deque()  # the next of them, looked ahead
         self.attempts: dict[tuple[int, int, int], int] = {}  # only of spans that failed
         self.plan_attempts: dict[int, int] = {}  # group -> deaths of an index that planned it
         self.indexes = {i: _Index() for i in range(1 if limits.sequential else parallelism)}
@@ -219,7 +219,7 @@ class Dispatch:
 
     def start(self) -> list[Instruction]:
         """The first instructions: as many indexes as there can be work for."""
-        if self._nothing_left():
+        if self.nothing_left():
             self.over = True
             return [AllCommitted()]
         return [StartIndex(i, index.life, 0.0) for i, index in self.indexes.items()]
@@ -255,21 +255,24 @@ class Dispatch:
 
     # --- what is left ---
 
-    def _nothing_left(self) -> bool:
-        return not (self.to_plan or self.again or self.alone or self._peek())
+    def nothing_left(self) -> bool:
+        """Whether all work was given out (it may still be in hand, or come back)."""
+        return not (self.to_plan or self.again or self.alone or self._fresh_left())
 
-    def _peek(self) -> SpanWork | None:
-        """The next fresh span, kept until taken."""
-        while self._head is None and self.fresh:
-            self._head = next(self.fresh[0], None)
-            if self._head is None:
+    def _fresh_left(self, enough: int = 1) -> int:
+        """How many fresh spans are left; counted only up to `enough`."""
+        while len(self.heads) < enough and self.fresh:
+            head = next(self.fresh[0], None)
+            if head is None:
                 self.fresh.popleft()
-        return self._head
+            else:
+                self.heads.append(head)
+        return len(self.heads)
 
     def _finished(self) -> bool:
         if self.uncommitted or any(i.leases for i in self.indexes.values()):
             return False
-        return self.draining or self._nothing_left()
+        return self.draining or self.nothing_left()
 
     def _add_plan(self, plan: InputPlan) -> None:
         self.plans[plan.input] = plan
@@ -470,9 +473,18 @@ class Dispatch:
         # one lease to each index in turn, so that a short queue is shared out
         for in_hand in range(LEASES_IN_HAND):
             for i, index in self.indexes.items():
+                if in_hand and self._near_end():
+                    break  # the last spans go to whoever is free first; a kept one would wait behind another
                 if index.up and not index.stopping and len(index.leases) == in_hand:
                     self._push(i, index, out)
         self._release_idle(out)
+
+    def _near_end(self) -> bool:
+        """Whether fewer spans are left than there are indexes to do them."""
+        if self.to_plan or self.limits.sequential:
+            return False
+        indexes = sum(x.up for x in self.indexes.values())
+        return len(self.again) + len(self.alone) + self._fresh_left(indexes) < indexes
 
     def _push(self, i: int, index: _Index, out: list[Instruction]) -> None:
         if self.uncommitted > 4 * MAX_LEASE_SPANS * len(self.indexes):
@@ -509,7 +521,7 @@ class Dispatch:
         """Plan first, so that totals are known early, but never let planning keep every index from work."""
         if not self.to_plan:
             return False
-        if not (self.again or self.alone or self._peek()):
+        if not (self.again or self.alone or self._fresh_left()):
             return True
         return not index.planned_last and self._planning() < max(1, len(self.indexes) // 2)
 
@@ -522,8 +534,7 @@ class Dispatch:
             earliest = min(self.again, key=lambda w: w.start)
             self.again.remove(earliest)
             return (self._with_state(earliest),)
-        head, self._head = self._peek(), None
-        return () if head is None else (self._with_state(head),)
+        return (self._with_state(self.heads.popleft()),) if self._fresh_left() else ()
 
     def _bundle(self) -> tuple[Work, ...]:
         """The next spans for one lease: at most a fair share of what is left, so that all end together."""
@@ -532,9 +543,8 @@ class Dispatch:
         while len(taken) < most:
             if self.again:
                 taken.append(self.again.popleft())
-            elif (head := self._peek()) is not None:
-                taken.append(head)
-                self._head = None
+            elif self._fresh_left():
+                taken.append(self.heads.popleft())
             else:
                 break
         share = -(-len(taken) // (LEASES_IN_HAND * len(self.indexes)))
@@ -546,7 +556,7 @@ class Dispatch:
 
     def _release_idle(self, out: list[Instruction]) -> None:
         """An index for which nothing is left goes, and frees its GPU; the last one stays for what may come back."""
-        if not self._nothing_left() or self._planning():
+        if not self.nothing_left() or self._planning():
             return
         busy = sum(bool(x.leases) for x in self.indexes.values())
         for i, index in self.indexes.items():

@@ -60,7 +60,7 @@ class Committer:
         self.idle.set()
         self.error: JosError | None = None
         self.broken = asyncio.Event()  # set with `error`: nothing more will be written
-        self.hurry = False  # the end is near: do not linger
+        self.hurried = False  # the end is near: do not linger
         self.assembling: set[tuple[int, int]] = set()
         self.slots = asyncio.Semaphore(ASSEMBLERS)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -71,6 +71,12 @@ class Committer:
         if len(self.commits) >= ENOUGH:
             self.enough.set()
         self._nudge()
+
+    def hurry(self, near_end: bool) -> None:
+        """Near the end nothing is gained by letting commits gather, and everybody waits for them."""
+        self.hurried = near_end
+        if near_end:
+            self.enough.set()
 
     def _nudge(self) -> None:
         self.idle.clear()
@@ -99,7 +105,7 @@ class Committer:
 
     async def _linger(self, seconds: float) -> None:
         """Lets commits gather, until there are enough or the end is near."""
-        if seconds > 0 and not self.hurry:
+        if seconds > 0 and not self.hurried:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.enough.wait()
@@ -227,8 +233,7 @@ class Committer:
     async def settle(self, *, parts: bool) -> None:
         """Waits until everything that was put is durable and, with `parts`, every complete part put together."""
         self.leaving = not parts
-        self.hurry = True
-        self.enough.set()
+        self.hurry(True)
         self.wake.set()
         await self.idle.wait()
         if self.tasks and parts:

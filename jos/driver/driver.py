@@ -234,6 +234,7 @@ class Driver:
         while True:
             stimulus = await self.stimuli.get()
             self._obey(self.brain.handle(stimulus, time.monotonic()))
+            self.committer.hurry(self.brain.nothing_left())
 
     async def _ticks(self) -> None:
         while True:

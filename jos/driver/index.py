@@ -9,6 +9,8 @@ Tests: tests/unit/test_index.py (without Ray), tests/integration/test_driver.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import hashlib
 import importlib
 import itertools
@@ -121,6 +123,16 @@ def _sick(error: BaseException) -> bool:
     return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks for the next batch instead of giving them back to the kernel, which
+    then has to clear each page again: batches come and go in one size. Elsewhere there is nothing to tell."""
+    trim_threshold, mmap_threshold = -1, -3
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 << 20)  # the most that glibc takes
+        libc.mallopt(trim_threshold, 256 << 20)
+
+
 def load_worker(path: str, import_paths: tuple[str, ...] = ()) -> type[Worker]:
     """The class behind `package.module:Class`. Raises JobImpossible with what is wrong."""
     for extra in import_paths:
@@ -205,6 +217,7 @@ class Index:
     # --- setup ---
 
     def _setup(self) -> None:
+        keep_freed_memory()
         self.worker = self._new_worker()
         self.batch_size = max(1, int(self.worker.batch_size))
 

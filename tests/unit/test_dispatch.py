@@ -171,9 +171,20 @@ def test_no_index_goes_while_another_still_plans() -> None:
 
 
 def test_an_index_never_holds_more_than_two_leases_and_shares_a_short_queue() -> None:
-    world = World.of([plan(40)])
+    world = World.of([plan(60)])
     world.up()
     assert [len(world.held[i]) for i in (0, 1)] == [2, 2]
+
+
+def test_the_last_spans_go_to_whoever_is_free_first() -> None:
+    """Kept in advance behind a slow span, the last one would leave the other index idle."""
+    world = World.of([plan(40)])
+    world.up()  # index 0 comes up alone and takes two
+    assert [len(world.held[i]) for i in (0, 1)] == [2, 1]
+    world.work(1)
+    assert [len(world.held[i]) for i in (0, 1)] == [2, 1]
+    world.finish()
+    assert world.ledger.tasks_done == 40
 
 
 def test_what_a_dead_index_had_in_hand_is_done_by_others() -> None:
