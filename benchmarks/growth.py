@@ -54,7 +54,7 @@ def report(results: dict[str, list[dict[str, float]]], sizes: tuple[int, ...]) -
     count = len(next(iter(results.values())))
     out.add(
         f"Medians of {count} interleaved rounds (least..most). The commit log is written ten times a second at most, "
-        "so no job is done in less than 0.1 s."
+        "until the queue is empty."
     )
 
     def draw(axes: Any) -> None:
