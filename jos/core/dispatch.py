@@ -23,6 +23,23 @@ from itertools import chain
 
 from jos.core.ledger import STEPS, Commit, Ledger
 from jos.core.plan import InputPlan, PlanWork, SpanWork, Work, remaining
+from jos.core.stimuli import (
+    AllCommitted,
+    Committed,
+    Drain,
+    GiveUp,
+    IndexDown,
+    IndexUp,
+    Instruction,
+    LeaseDone,
+    Push,
+    SpanFault,
+    StartIndex,
+    Stimulus,
+    StopIndex,
+    Tick,
+    WriteCommits,
+)
 
 LEASE_SECONDS = 0.3
 LEASES_IN_HAND = 2
@@ -30,120 +47,6 @@ MAX_LEASE_SPANS = 64
 STORAGE_BACKOFF = (1.0, 2.0, 4.0)  # seconds without new work after storage refused a write; then the attempt ends
 TIMED_OUT = "timed out:"
 RESTART_BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before the 1st, 2nd, … restart in a row
-
-
-# --- stimuli ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class IndexUp:
-    index: int
-    life: int
-
-
-@dataclass(frozen=True, slots=True)
-class IndexDown:
-    """The index's process is gone, or could not be set up."""
-
-    index: int
-    life: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SpanFault:
-    """A span that an index could not do. `final`: trying again cannot help. `dropped`: not tried at all (drain,
-    or a trainer standing elsewhere)."""
-
-    work: SpanWork
-    message: str
-    final: bool = False
-    dropped: bool = False
-    whole: bool = False  # the span as a whole cannot be done (its input cannot be read): cutting it cannot help
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseDone:
-    index: int
-    life: int
-    lease: int
-    seconds: float  # that the index was busy with it
-    commits: tuple[Commit, ...] = ()
-    faults: tuple[SpanFault, ...] = ()
-    plans: tuple[InputPlan, ...] = ()
-    sick: str | None = None  # the process works no more (e.g. a CUDA fault): replace it
-    storage_error: str | None = None  # storage refused a write; the spans come back as dropped
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """A log entry with these commits is durable and applied to the ledger."""
-
-    commits: tuple[Commit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passes; sent about once a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Finish what is in hand, push nothing more."""
-
-
-Stimulus = IndexUp | IndexDown | LeaseDone | Committed | Tick | Drain
-
-
-# --- instructions -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StartIndex:
-    index: int
-    life: int
-    delay: float
-    why: str = ""  # for a restart: what happened to the former life
-
-
-@dataclass(frozen=True, slots=True)
-class StopIndex:
-    """`kill`: the process hangs or is sick, do not wait for it."""
-
-    index: int
-    life: int
-    kill: bool
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Push:
-    index: int
-    life: int
-    lease: int
-    work: tuple[Work, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WriteCommits:
-    commits: tuple[Commit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The attempt has failed. `retryable`: another attempt may succeed."""
-
-    code: str
-    message: str
-    retryable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AllCommitted:
-    """Every task is in a commit (or, after Drain, everything in hand is)."""
-
-
-Instruction = StartIndex | StopIndex | Push | WriteCommits | GiveUp | AllCommitted
 
 
 # --- the brain ----------------------------------------------------------------------------------------

@@ -23,13 +23,16 @@ import orjson
 import structlog
 
 from jos.core.commands import Completed, Drained, Exited, Expire, Started
-from jos.core.dispatch import (
+from jos.core.dispatch import Dispatch, Limits
+from jos.core.errors import FenceLost, JosError, NotFound, StaleAttempt, StoreUnavailable
+from jos.core.ledger import STEPS, Entry
+from jos.core.model import Distribute, JobFailure, JobSpec, Level, Status, job_folder, utc
+from jos.core.plan import RETRY_GROUPS, SINGLE_GROUPS, InputPlan, PlanWork, SpanWork, plan_groups
+from jos.core.stimuli import (
     AllCommitted,
     Committed,
-    Dispatch,
     Drain,
     GiveUp,
-    Limits,
     Push,
     StartIndex,
     Stimulus,
@@ -37,13 +40,9 @@ from jos.core.dispatch import (
     Tick,
     WriteCommits,
 )
-from jos.core.errors import FenceLost, JosError, NotFound, StaleAttempt, StoreUnavailable
-from jos.core.ledger import STEPS, Entry
-from jos.core.model import Distribute, JobFailure, JobSpec, Level, Status, job_folder, utc
-from jos.core.plan import RETRY_GROUPS, SINGLE_GROUPS, InputPlan, PlanWork, SpanWork, plan_groups
 from jos.driver.cluster import Cluster
 from jos.driver.committer import Committer
-from jos.driver.index import IndexConfig, LeaseReply, Ready
+from jos.driver.messages import IndexConfig, LeaseReply, Ready
 from jos.driver.mirror import Mirror
 from jos.storage.base import Storage
 from jos.storage.log import CommitLog

@@ -26,62 +26,17 @@ from typing import Any
 
 import orjson
 
-from jos.core.dispatch import SpanFault
 from jos.core.errors import JobImpossible, JosError, StorageUnavailable
 from jos.core.ledger import MAX_FAILURES, STEPS, Blob, Commit
 from jos.core.model import Distribute, JobInput, JobSpec
 from jos.core.plan import InputPlan, PlanWork, SpanWork, Work
+from jos.core.stimuli import SpanFault
+from jos.driver.messages import IndexConfig, LeaseReply, Ready, WorkerEvent
 from jos.storage import open_storage
 from jos.storage.source import FileSource
 from jos.worker import Context, InputInvalid, Output, Plan, Span, Trainer, Worker
 
 MAX_MESSAGE = 2000
-
-
-@dataclass(frozen=True)
-class IndexConfig:
-    """What an index is made from; travels once, at the actor's creation."""
-
-    spec_json: bytes  # JobSpec
-    storage_url: str
-    folder: str  # of the job in the storage root, ending in "/"
-    attempt: str  # token
-    index: int
-    life: int
-    device: str
-    threads: int
-    import_paths: tuple[str, ...] = ()  # where to look for the worker's module
-
-
-@dataclass(frozen=True)
-class WorkerEvent:
-    event_type: str
-    level: str
-    message: str
-    payload: Mapping[str, Any]
-
-
-@dataclass
-class Ready:
-    host: str
-    pid: int
-    seconds: float
-    trainer: bool
-    progress_kind: str
-    events: list[WorkerEvent]
-    error: JosError | None = None  # no other index would fare better
-
-
-@dataclass
-class LeaseReply:
-    lease: int
-    seconds: float = 0.0
-    commits: list[Commit] = field(default_factory=list)
-    faults: list[SpanFault] = field(default_factory=list)
-    plans: list[InputPlan] = field(default_factory=list)
-    events: list[WorkerEvent] = field(default_factory=list)
-    sick: str | None = None
-    storage_error: str | None = None  # storage refused a write: no fault of the span
 
 
 @dataclass

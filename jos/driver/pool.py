@@ -16,10 +16,11 @@ import ray
 import structlog
 from ray.exceptions import RayError
 
-from jos.core.dispatch import IndexDown, IndexUp, LeaseDone, Push, StartIndex, Stimulus, StopIndex
 from jos.core.errors import JosError
 from jos.core.model import Resources
-from jos.driver.index import Index, IndexConfig, LeaseReply, Ready
+from jos.core.stimuli import IndexDown, IndexUp, LeaseDone, Push, StartIndex, Stimulus, StopIndex
+from jos.driver.index import Index
+from jos.driver.messages import IndexConfig, LeaseReply, Ready
 
 log = structlog.get_logger()
 

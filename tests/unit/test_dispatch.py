@@ -9,17 +9,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from jos.core.dispatch import (
+from jos.core.dispatch import Dispatch, Limits
+from jos.core.ledger import STEPS, Blob, Commit, Entry, Ledger
+from jos.core.plan import InputPlan, PlanWork, SpanWork, plan_groups, ready_parts, remaining
+from jos.core.spans import cut
+from jos.core.stimuli import (
     AllCommitted,
     Committed,
-    Dispatch,
     Drain,
     GiveUp,
     IndexDown,
     IndexUp,
     Instruction,
     LeaseDone,
-    Limits,
     Push,
     SpanFault,
     StartIndex,
@@ -27,9 +29,6 @@ from jos.core.dispatch import (
     Tick,
     WriteCommits,
 )
-from jos.core.ledger import STEPS, Blob, Commit, Entry, Ledger
-from jos.core.plan import InputPlan, PlanWork, SpanWork, plan_groups, ready_parts, remaining
-from jos.core.spans import cut
 
 
 def plan(tasks: int, span: int = 10, ordinal: int = 0, part: int | None = None) -> InputPlan:

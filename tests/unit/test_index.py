@@ -13,7 +13,8 @@ import pytest
 from jos.core.ledger import STEPS, InputLedger
 from jos.core.model import JobInput, JobSpec
 from jos.core.plan import InputPlan, PlanWork, SpanWork, remaining
-from jos.driver.index import Index, IndexConfig, LeaseReply
+from jos.driver.index import Index
+from jos.driver.messages import IndexConfig, LeaseReply
 from jos.registry import Registry
 from jos.storage.source import stat_input
 
