@@ -1,7 +1,7 @@
 """JOS, the Jobs Orchestration Service: batch jobs over many files on Ray, that survive anything.
 
-`jos.run(...)` starts a job, `jos.Job(job_id)` takes one up; both load only when they are used, so that an index
-that imports `jos.worker` pays for nothing else.
+`jos.run(...)` starts a job here, `jos.Job(job_id)` takes one up, `jos.Client()` talks to the service; each loads only
+when it is used, so that an index that imports `jos.worker` pays for nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Job", "__version__", "run"]
+__all__ = ["Client", "Job", "__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from jos import notebook
 
         return getattr(notebook, name)
+    if name == "Client":
+        from jos.client import Client
+
+        return Client
     raise AttributeError(f"module 'jos' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`jos pipelines` and `jos schema`: what can be run, what it takes, and an author's checks.
 
-May import: jos.registry, jos.terminal. Tests: tests/e2e/test_cli.py.
+May import: jos.registry, jos.client, jos.terminal. Tests: tests/e2e/test_doors.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jos.core.model import Pipeline
 from jos.settings import Settings
-from jos.terminal import EXIT_FAULT, AsJson, columns, emit, out, told
-from jos.wiring import open_registry
+from jos.terminal import EXIT_FAULT, AsJson, columns, connected, emit, out, server_meant, told
 
 pipelines_app = typer.Typer(help="List pipelines, or check a template of your own.", invoke_without_command=True)
 
@@ -25,15 +23,25 @@ def pipelines(context: typer.Context, as_json: AsJson = False) -> None:
     if context.invoked_subcommand is not None:
         return
     with told(as_json):
-        found = open_registry(Settings()).list()
+        found = _all(as_json)
         if as_json:
-            emit({"total": len(found), "pipelines": [p.model_dump(mode="json", by_alias=True) for p in found]})
+            emit({"total": len(found), "pipelines": found})
             return
         table = columns("key", "version", "type", "status", "description")
         for one in found:
-            first = one.description.strip().split("\n")[0]
-            table.add_row(one.pipeline_key, one.pipeline_version, one.pipeline_type, one.status, first)
+            first = one["description"].strip().split("\n")[0]
+            table.add_row(one["pipeline_key"], one["pipeline_version"], one["pipeline_type"], one["status"], first)
         out.print(table)
+
+
+def _all(as_json: bool) -> list[dict[str, Any]]:
+    """Of the server that is meant, else of this machine."""
+    if server_meant():
+        with connected(as_json) as client:
+            return [p.model_dump(mode="json") for p in client.pipelines.list()]
+    from jos.wiring import open_registry
+
+    return [p.model_dump(mode="json", by_alias=True) for p in open_registry(Settings()).list()]
 
 
 @pipelines_app.command("check")
@@ -75,23 +83,33 @@ def schema(
 ) -> None:
     """Show what a pipeline takes: ports, fields a user may set, their defaults and meaning."""
     with told(as_json):
-        found = open_registry(Settings()).get(pipeline, version)
+        found = _one(pipeline, version, as_json)
         if as_json:
             wanted = {"pipeline_key", "pipeline_version", "config_schema", "user_config_schema", "inputs", "outputs"}
-            emit(found.model_dump(mode="json", include={*wanted, "default_config"}))
+            emit({k: v for k, v in found.items() if k in {*wanted, "default_config"}})
             return
         _print_schema(found)
 
 
-def _print_schema(found: Pipeline) -> None:
-    out.print(f"[bold]{found.pipeline_key} {found.pipeline_version}[/]  {found.name}")
+def _one(key: str, version: str | None, as_json: bool) -> dict[str, Any]:
+    if server_meant():
+        with connected(as_json) as client:
+            return client.pipelines.find(key, version).model_dump(mode="json")
+    from jos.wiring import open_registry
+
+    return open_registry(Settings()).get(key, version).model_dump(mode="json", by_alias=True)
+
+
+def _print_schema(found: dict[str, Any]) -> None:
+    out.print(f"[bold]{found['pipeline_key']} {found['pipeline_version']}[/]  {found['name']}")
     ports = columns("port", "mode", "share", "required", "description")
-    for port, what in found.inputs.items():
-        ports.add_row(port, what.mode, what.distribute, "yes" if what.required else "no", what.description)
+    for port, what in found["inputs"].items():
+        required = "yes" if what["required"] else "no"
+        ports.add_row(port, what["mode"], what["distribute"], required, what.get("description", ""))
     out.print(ports)
-    for component, user in found.user_config_schema.items():
+    for component, user in found["user_config_schema"].items():
         fields = columns("field (--set …=value)", "type", "default", "description")
-        defaults = found.default_config[component]
+        defaults = found["default_config"][component]
         fields.add_row(f"{component}.parallelism", "integer", str(defaults["parallelism"]), "the most indexes at once")
         for path, field in _fields(user, f"{component}.config"):
             at: Any = defaults

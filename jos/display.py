@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,7 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from jos.core.model import Event, Job, Level, Status
-from jos.engine import Engine
+
+if TYPE_CHECKING:
+    from jos import wire
+    from jos.engine import Engine
 
 STYLES = {
     Level.INFO: "default",
@@ -28,7 +31,7 @@ STYLES = {
 REFRESH = 0.25
 
 
-def event_line(event: Event) -> Text:
+def event_line(event: Event | wire.Event) -> Text:
     """`10:05:00 inference.success  plant.csv: all 7,000 tasks done`."""
     style = STYLES[event.level]
     return Text.assemble(
@@ -98,7 +101,7 @@ class Watch:
             self.seen = event.id
 
 
-def summary(job: Job) -> Text:
+def summary(job: Job | wire.Job) -> Text:
     """One line on how a job ended."""
     style = {Status.COMPLETED: "bold green", Status.FAILED: "bold red"}.get(job.status, "bold yellow")
     text = Text(f"{job.id} {job.status}", style)

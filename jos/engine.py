@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from jos import submission
-from jos.core.commands import Cancel
+from jos.core.commands import Cancel, Retry
 from jos.core.errors import StorageUnavailable
 from jos.core.model import Event, Job, JobRequest, JobSpec, Output, Progress, Status, job_folder
 from jos.launch.local import LocalDriver, start_driver
@@ -106,6 +106,10 @@ class Engine:
 
     def cancel(self, job_id: str) -> Job:
         return self._thread.call(self.parts.store.transact(job_id, Cancel(), datetime.now(UTC)))
+
+    def retry(self, job_id: str) -> Job:
+        """FAILED or CANCELLED: waits for a driver again."""
+        return self._thread.call(self.parts.store.transact(job_id, Retry(), datetime.now(UTC)))
 
     def live(self, job_id: str) -> Live | None:
         return self._thread.call(self.parts.store.live(job_id))

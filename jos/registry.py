@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +89,14 @@ class Registry:
             if pipeline_id(pipeline.pipeline_key, pipeline.pipeline_version) == wanted:
                 return pipeline
         raise NotFound(f'There is no pipeline "{wanted}".')
+
+    def changed_at(self, key: str, version: str) -> datetime:
+        """When the file of a version was last written."""
+        for folder in self.folders:
+            path = folder / key / f"{version}.yaml"
+            if path in self._read:
+                return datetime.fromtimestamp(self._read[path][0][0] / 1e9, UTC)
+        raise NotFound(f'Pipeline "{key}" has no version "{version}".')
 
     def problems(self) -> list[Template]:
         """The templates that cannot run as they are, for whoever starts the service to see."""

@@ -29,13 +29,7 @@ def read_request(
     """A `job.yaml` (or JSON), with what the command line adds or overrides. Its own relative input paths are
     relative to its folder, those of the command line to the working directory. Raises BadRequest or ConfigInvalid
     with every violation."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise BadRequest(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadRequest(f"{path} is not YAML: {error}") from error
-    request = with_base(parse_request(data, str(path)), path.parent)
+    request = with_base(parse_request(read_yaml(path), str(path)), path.parent)
     parameters = {c: p.model_dump(exclude_unset=True) for c, p in request.parameters.items()}
     for text in sets:
         set_option(parameters, text)
@@ -47,6 +41,15 @@ def read_request(
     data = {**request.model_dump(exclude_unset=True), "inputs": gathered, "parameters": parameters}
     data |= {k: v for k, v in changed.items() if v is not None}
     return with_base(parse_request(data, str(path)), Path.cwd())
+
+
+def read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{path} is not YAML: {error}") from error
 
 
 def parse_request(data: Any, name: str = "the request") -> JobRequest:

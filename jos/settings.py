@@ -27,6 +27,37 @@ class Settings(BaseSettings):
         default=None, description="host:port or auto; default: RAY_ADDRESS, else a small Ray of the job's own"
     )
     pipelines: str = Field(default="", description="more folders of pipelines, separated like PATH")
+    api_host: str = Field(default="127.0.0.1", description="where the API listens; 0.0.0.0 for every interface")
+    api_port: int = Field(default=8321, description="the API's port")
+    public_url: str | None = Field(
+        default=None, description="the address clients reach the API by, e.g. https://jos.example; default: as asked"
+    )
+    queues: Path | None = Field(default=None, description="a YAML file of queues, routes and organisations")
+    rate_limit: float = Field(
+        default=200, ge=0, description="requests a second of one API key to one API process; twice as many at once"
+    )
+    ray_dashboard: str | None = Field(
+        default=None, description="http://host:8265 of the cluster that the controller submits drivers to"
+    )
+    warm_drivers: int = Field(
+        default=1, description="spare drivers that wait for a job, so that short jobs start at once"
+    )
+    warm_indexes: int = Field(
+        default=2, description="worker processes that each spare driver has Ray start ahead, with torch imported"
+    )
+    pass_env: str = Field(
+        default="",
+        description="names of variables that are passed to drivers on a cluster not JOS's own, separated by commas; "
+        "their values can be seen in the Ray dashboard",
+    )
+    controller_host: str = Field(default="127.0.0.1", description="where the controller's /metrics and /healthz listen")
+    controller_port: int = Field(default=0, description="their port; 0: they are not served")
+    job_retention_days: float | None = Field(
+        default=None, gt=0, description="jobs are removed, with their outputs, so many days after their end; default: never"
+    )
+    stream_hours: float = Field(
+        default=24, ge=0, description="events and progress stay in Redis so long after a job's end; then only in storage"
+    )
     org: str = Field(default="org_local", description="the organisation that jobs belong to")
 
     @property

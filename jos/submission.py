@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from jos.core import config, lifecycle
 from jos.core.errors import BadRequest, JosError, NotFound
 from jos.core.ids import new_id
-from jos.core.model import InputRef, Job, JobInput, JobRequest, JobSpec, Pipeline, job_folder
+from jos.core.model import InputRef, Job, JobInput, JobRequest, JobSpec, Json, Pipeline, job_folder
 from jos.registry import Registry
 from jos.storage.base import Storage
 from jos.storage.source import stat_input
@@ -58,13 +58,24 @@ def specify(request: JobRequest, registry: Registry, org_id: str, job_id: str | 
     """The resolved request. Raises NotFound (pipeline), ConfigInvalid (all violations), BadRequest (inputs)."""
     pipeline = registry.get(request.pipeline_key, request.pipeline_version)
     parameters = config.resolve(pipeline, request)
+    return resolved(request, pipeline, parameters, find_inputs(request, pipeline), org_id, job_id)
+
+
+def resolved(
+    request: JobRequest,
+    pipeline: Pipeline,
+    parameters: dict[str, Json],
+    inputs: list[JobInput],
+    org_id: str,
+    job_id: str | None = None,
+) -> JobSpec:
     return JobSpec(
         id=job_id or new_id("job"),
         org_id=org_id,
         name=request.name,
         pipeline=pipeline,
         parameters=parameters,
-        inputs=find_inputs(request, pipeline),
+        inputs=inputs,
         priority=pipeline.priority if request.priority is None else request.priority,
         created_at=datetime.now(UTC),
     )
@@ -75,12 +86,16 @@ async def submit(
 ) -> Job:
     """Creates the job, PENDING. `job.json` is written first: a record without it could never run, while the
     other way round only a file is left behind."""
-    spec = await asyncio.to_thread(specify, request, registry, org_id, job_id)
-    key = f"{job_folder(org_id, spec.id)}job.json"
+    return await enter(await asyncio.to_thread(specify, request, registry, org_id, job_id), store, storage)
+
+
+async def enter(spec: JobSpec, store: Store, storage: Storage, queue: str | None = None) -> Job:
+    """Writes a resolved request down, to wait in `queue` (default: the pipeline's own)."""
+    key = f"{job_folder(spec.org_id, spec.id)}job.json"
     if not await asyncio.to_thread(storage.create, key, spec.model_dump_json(indent=1, by_alias=True).encode()):
         # an id of the caller's own, whose record was lost or is being made: what is there is what will run
         spec = JobSpec.model_validate_json(await asyncio.to_thread(storage.read, key))
-    made = lifecycle.new_job(spec, datetime.now(UTC))
+    made = lifecycle.new_job(spec, datetime.now(UTC), queue)
     return await store.create(made.job, list(made.events))
 
 

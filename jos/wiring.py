@@ -12,6 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from jos.core.errors import ConfigInvalid
+from jos.core.queues import QueueConfig
 from jos.registry import Registry
 from jos.settings import Settings
 from jos.storage import open_storage, probe
@@ -29,6 +33,18 @@ class Wired:
 
 def open_registry(settings: Settings) -> Registry:
     return Registry(extra=[Path(p) for p in settings.pipelines.split(os.pathsep) if p])
+
+
+def open_queues(settings: Settings) -> QueueConfig:
+    """Raises ConfigInvalid with every mistake in the file."""
+    if settings.queues is None:
+        return QueueConfig.of(None)
+    try:
+        data = yaml.safe_load(settings.queues.expanduser().read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"{settings.queues} cannot be read: {error}"
+        raise ConfigInvalid(message, [], suggestion="JOS_QUEUES names a YAML file; docs/queues.md shows one.") from error
+    return QueueConfig.of(data)
 
 
 def import_paths(settings: Settings) -> tuple[str, ...]:

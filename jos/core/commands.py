@@ -23,6 +23,34 @@ class Admit:
     token: str
     host: str = ""
     pid: int = 0
+    indexes: int | None = None  # how many indexes the grant allows at first; None: no limit
+
+
+@dataclass(frozen=True)
+class Grow:
+    """The controller grants a running attempt more indexes, `indexes` in all; it never takes one back."""
+
+    token: str
+    indexes: int
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The controller looked at a waiting job and says why it goes on waiting. The same reason again is a repeat."""
+
+    reason: str  # a Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A driver process takes an attempt on, before it does anything else. A second process that comes with the
+    same token (an order that was sent twice) gets StaleAttempt."""
+
+    token: str
+    driver: str  # the launcher's name of this process
+    host: str = ""
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,14 +119,22 @@ class Expire:
 
 
 LastWord = Completed | Exited | Drained
-OfAttempt = Started | LastWord | DriverGone
-Command = Admit | OfAttempt | Preempt | Cancel | Retry | Expire
+OfAttempt = Taken | Grow | Started | LastWord | DriverGone
+Command = Admit | OfAttempt | Hold | Preempt | Cancel | Retry | Expire
 
 
 class Reason(StrEnum):
     """Why a job is in its status: `Job.reason`."""
 
     WAITING_FOR_CAPACITY = "WaitingForCapacity"  # PENDING
+    QUOTA_EXHAUSTED = "QuotaExhausted"  # PENDING: its queue (and what it may borrow) is in use
+    CLUSTER_FULL = "ClusterFull"  # PENDING: quota is there, the cluster's capacity is in use
+    NO_NODE_FITS = "NoNodeFits"  # PENDING: no node of the cluster could hold one index
+    EXCEEDS_QUOTA = "ExceedsQuota"  # PENDING: one index is more than its queue may ever use
+    ORGANISATION_LIMIT = "OrganisationLimit"  # PENDING: its organisation runs as many jobs as it may
+    BEHIND_HEAD = "BehindHeadOfQueue"  # PENDING: its queue is strict, and an earlier job does not fit yet
+    WAITING_FOR_PREEMPTION = "WaitingForPreemption"  # PENDING: jobs were told to leave for it
+    QUEUE_STOPPED = "QueueStopped"  # PENDING: an operator stopped its queue
     WAITING_FOR_BACKOFF = "WaitingForBackoff"  # PENDING until `not_before`, after a failed attempt
     WAITING_FOR_DRIVER = "WaitingForDriver"  # PENDING, but the driver of the attempt before has not left yet
     CAPACITY_GRANTED = "CapacityGranted"  # ADMITTED

@@ -8,6 +8,7 @@ Rules that stand here and nowhere else:
     as take about LEASE_SECONDS, so that neither calls nor lost work grow out of hand.
   * A span at fault is tried alone, `task_attempts` times, then cut in half until the bad task stands alone;
     that task is then buried: recorded as failed without being touched again.
+  * A controller's grant may hold the number of indexes below the job's parallelism; it only ever grows.
   * An index that died is started again with back-off; losses without any progress end the attempt.
   * Nothing is pushed while too many leases wait to be committed: memory does not grow when storage is slow.
 
@@ -28,6 +29,7 @@ from jos.core.stimuli import (
     Committed,
     Drain,
     GiveUp,
+    Grant,
     IndexDown,
     IndexUp,
     Instruction,
@@ -93,9 +95,12 @@ class Dispatch:
         parallelism: int,
         limits: Limits,
         now: float,
+        granted: int | None = None,
     ) -> None:
+        """`parallelism`: the most indexes the job can use; `granted`: how many it may have at first, if not all."""
         self.ledger = ledger
         self.limits = limits
+        self.most_indexes = 1 if limits.sequential else parallelism
         self.plans: dict[int, InputPlan] = {}
         self.to_plan: deque[PlanWork] = deque(to_plan)
         self.again: deque[SpanWork] = deque()  # came back; before anything new
@@ -104,7 +109,8 @@ class Dispatch:
         self.heads: deque[SpanWork] = deque()  # the next of them, looked ahead
         self.attempts: dict[tuple[int, int, int], int] = {}  # only of spans that failed
         self.plan_attempts: dict[int, int] = {}  # group -> deaths of an index that planned it
-        self.indexes = {i: _Index() for i in range(1 if limits.sequential else parallelism)}
+        first = self.most_indexes if granted is None else max(1, min(granted, self.most_indexes))
+        self.indexes = {i: _Index() for i in range(first)}
         self.steps_done = len(ledger.of(STEPS).done)  # of a trainer, those on their way to the log included
         self.uncommitted = 0  # commits handed to the driver and not yet durable
         self.lease_seconds_per_span: float | None = None
@@ -150,6 +156,8 @@ class Dispatch:
                 self._timeouts(out)
             case Drain():
                 self.draining = True
+            case Grant(indexes):
+                self._grow(indexes, out)
         self._push_all(out)
         if not any(isinstance(o, GiveUp) for o in out) and self._finished():
             self.over = True
@@ -187,6 +195,14 @@ class Dispatch:
 
     def _alive(self, index: int, life: int) -> bool:
         return self.indexes[index].life == life
+
+    def _grow(self, granted: int, out: list[Instruction]) -> None:
+        """More indexes, unless there is nothing left to give them."""
+        if self.draining or self.nothing_left():
+            return
+        for i in range(len(self.indexes), min(granted, self.most_indexes)):
+            self.indexes[i] = _Index()
+            out.append(StartIndex(i, self.indexes[i].life, 0.0))
 
     def _progress(self) -> None:
         self.last_progress = self.now

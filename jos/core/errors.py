@@ -46,6 +46,26 @@ class BadRequest(JosError):
     code, http_status = "bad_request", 400
 
 
+class Unauthorized(JosError):
+    code, http_status = "unauthorized", 401
+
+
+class Forbidden(JosError):
+    code, http_status = "forbidden", 403
+
+
+class TooLarge(JosError):
+    code, http_status = "too_large", 413
+
+
+class TooManyRequests(JosError):
+    code, http_status, retryable = "too_many_requests", 429, True
+
+    def __init__(self, message: str, retry_after: float, *, suggestion: str | None = None) -> None:
+        super().__init__(message, suggestion=suggestion)
+        self.retry_after = retry_after  # seconds
+
+
 class Conflict(JosError):
     code, http_status = "conflict", 409
 

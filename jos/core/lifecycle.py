@@ -30,12 +30,15 @@ from jos.core.commands import (
     DriverGone,
     Exited,
     Expire,
+    Grow,
+    Hold,
     LastWord,
     OfAttempt,
     Preempt,
     Reason,
     Retry,
     Started,
+    Taken,
 )
 from jos.core.errors import DeadlineExceeded, InvalidTransition, StaleAttempt
 from jos.core.model import Attempt, EventDraft, Job, JobFailure, JobSpec, Level, RetryPolicy, Status, utc
@@ -50,12 +53,15 @@ __all__ = [
     "DriverGone",
     "Exited",
     "Expire",
+    "Grow",
+    "Hold",
     "LastWord",
     "OfAttempt",
     "Preempt",
     "Reason",
     "Retry",
     "Started",
+    "Taken",
     "Transition",
     "backoff",
     "decide",
@@ -78,8 +84,9 @@ Rule = Callable[[Job, Any, datetime], Transition]
 # --- the door -----------------------------------------------------------------------------------------
 
 
-def new_job(spec: JobSpec, now: datetime) -> Transition:
-    """The record of a job that was just asked for (or is being rebuilt from its `job.json`)."""
+def new_job(spec: JobSpec, now: datetime, queue: str | None = None) -> Transition:
+    """The record of a job that was just asked for (or is being rebuilt from its `job.json`). `queue`: where the
+    routes send it; default: the pipeline's own."""
     job = Job(
         id=spec.id,
         org_id=spec.org_id,
@@ -89,6 +96,10 @@ def new_job(spec: JobSpec, now: datetime) -> Transition:
         pipeline_version=spec.pipeline.pipeline_version,
         parameters=spec.parameters,
         priority=spec.priority,
+        queue=queue or spec.pipeline.queue,
+        resources=spec.pipeline.resources,
+        parallelism=spec.parallelism,
+        tracked_inputs=sum(source.tracked for source in spec.inputs),
         reason=Reason.WAITING_FOR_CAPACITY.value,
         timeouts=spec.pipeline.timeouts,
         retry_policy=spec.pipeline.retry_policy,
@@ -147,6 +158,12 @@ def _applied_already(job: Job, command: Command) -> bool:
     match command:
         case Admit(token=token):
             return attempt is not None and attempt.token == token
+        case Taken(driver=driver):
+            return attempt is not None and attempt.driver == driver
+        case Grow(indexes=indexes):
+            return attempt is not None and (attempt.indexes is None or attempt.indexes >= indexes)
+        case Hold(reason=reason):
+            return job.status is Status.PENDING and job.reason == reason
         case Started():
             return job.holds_capacity and attempt is not None and attempt.started_at is not None
         case DriverGone():
@@ -180,7 +197,8 @@ def _event(
 
 
 def _move(job: Job, now: datetime, status: Status, reason: Reason, **fields: Any) -> Job:
-    return job.model_copy(update={"status": status, "reason": reason.value, "updated_at": now, **fields})
+    moved = {"status": status, "reason": reason.value, "reason_message": "", "updated_at": now}
+    return job.model_copy(update={**moved, **fields})
 
 
 def _ended(job: Job, now: datetime, command: LastWord | DriverGone) -> dict[str, Any]:
@@ -198,7 +216,9 @@ def _admit(job: Job, command: Admit, now: datetime) -> Transition:
     if job.holds_capacity:  # retried right after a cancel: two drivers of one job would only fight over its log
         raise InvalidTransition(f"Job {job.id} is {job.status}: Admit is not possible until its last driver has left.")
     number, token = _number(job) + 1, command.token
-    attempt = Attempt(number=number, token=token, admitted_at=now, host=command.host, pid=command.pid)
+    attempt = Attempt(
+        number=number, token=token, admitted_at=now, host=command.host, pid=command.pid, indexes=command.indexes
+    )
     admitted = _move(
         job,
         now,
@@ -208,9 +228,34 @@ def _admit(job: Job, command: Admit, now: datetime) -> Transition:
         holds_capacity=True,
         not_before=None,
     )
-    payload = {"attempt": attempt.number, "waited_seconds": round((now - job.queued_at).total_seconds(), 3)}
+    payload: dict[str, Any] = {"attempt": attempt.number}
+    payload["waited_seconds"] = round((now - job.queued_at).total_seconds(), 3)
+    if command.indexes is not None:
+        payload["indexes"] = command.indexes
     event = _event(now, "job.admitted", f"Capacity granted for attempt {attempt.number}.", payload=payload)
     return Transition(admitted, (event,))
+
+
+def _hold(job: Job, command: Hold, now: datetime) -> Transition:
+    held = job.model_copy(update={"reason": command.reason, "reason_message": command.message, "updated_at": now})
+    return Transition(held, (_event(now, "job.waiting", command.message, payload={"reason": command.reason}),))
+
+
+def _take(job: Job, command: Taken, now: datetime) -> Transition:
+    """Whatever the status: a driver of a job that was cancelled meanwhile takes it to say its last word."""
+    assert job.attempt is not None
+    if job.attempt.driver:
+        raise StaleAttempt(f"Attempt {job.attempt.number} of job {job.id} is driven by {job.attempt.driver}.")
+    update = {"driver": command.driver, "host": command.host, "pid": command.pid}
+    return Transition(job.model_copy(update={"attempt": job.attempt.model_copy(update=update), "updated_at": now}))
+
+
+def _grow(job: Job, command: Grow, now: datetime) -> Transition:
+    assert job.attempt is not None
+    attempt = job.attempt.model_copy(update={"indexes": command.indexes})
+    message = f"{command.indexes} of {job.parallelism} indexes are granted now."
+    event = _event(now, "job.grown", message, payload={"attempt": attempt.number, "indexes": command.indexes})
+    return Transition(job.model_copy(update={"attempt": attempt, "updated_at": now}), (event,))
 
 
 def _start(job: Job, command: Started, now: datetime) -> Transition:
@@ -348,7 +393,7 @@ def _release(job: Job, command: LastWord | DriverGone, now: datetime) -> Transit
     whatever else it says comes too late to count."""
     fields: dict[str, Any] = {"updated_at": now, **_ended(job, now, command)}
     if job.status is Status.PENDING:
-        fields["reason"] = Reason.WAITING_FOR_CAPACITY.value
+        fields |= {"reason": Reason.WAITING_FOR_CAPACITY.value, "reason_message": ""}
     return Transition(job.model_copy(update=fields))
 
 
@@ -357,6 +402,8 @@ def _table() -> Mapping[tuple[Status, type], Rule]:
         (Status.PENDING, Admit): _admit,
         (Status.PENDING, Cancel): _cancel,
         (Status.PENDING, Expire): _expire,
+        (Status.PENDING, Hold): _hold,
+        (Status.ADMITTED, Grow): _grow,
         (Status.ADMITTED, Started): _start,
         (Status.ADMITTED, Drained): _requeue,
         (Status.ADMITTED, Exited): _fail_attempt,
@@ -364,6 +411,7 @@ def _table() -> Mapping[tuple[Status, type], Rule]:
         (Status.ADMITTED, Preempt): _preempt,
         (Status.ADMITTED, Cancel): _cancel,
         (Status.ADMITTED, Expire): _expire,
+        (Status.RUNNING, Grow): _grow,
         (Status.RUNNING, Completed): _complete,
         (Status.RUNNING, Drained): _requeue,
         (Status.RUNNING, Exited): _fail_attempt,
@@ -382,6 +430,8 @@ def _table() -> Mapping[tuple[Status, type], Rule]:
     for status in (Status.PENDING, Status.FAILED, Status.CANCELLED):
         for command in (Completed, Drained, Exited, DriverGone):
             table[status, command] = _release
+    for status in set(Status) - {Status.COMPLETED}:  # which never holds capacity
+        table[status, Taken] = _take  # decide() lets it through only while the capacity is held
     return table
 
 

@@ -228,6 +228,10 @@ class Attempt(Model):
     started_at: datetime | None = None  # set by Started
     host: str = ""  # where the driver runs, set by Started, or by Admit where a driver admits itself
     pid: int = 0
+    indexes: int | None = (
+        None  # how many indexes the grant allows, set by Admit and Grow; None: no controller, no limit
+    )
+    driver: str = ""  # the launcher's name of the process that drives it, set once by Taken
     ended_at: datetime | None = None  # when its driver was known to be gone; until then the capacity is held
     ended_by: str | None = None  # the command that said so: Completed, Exited, Drained or DriverGone
 
@@ -249,8 +253,13 @@ class Job(Model):
     pipeline_version: str
     parameters: dict[str, Json]
     priority: int = 0
+    queue: str = "default"  # where it waits for capacity; set at creation from the pipeline and the routes
+    resources: Resources = Resources()  # what one index holds; a copy of the pipeline's
+    parallelism: int = 1  # the most indexes it can use
+    tracked_inputs: int = 0  # how many inputs are counted in progress; set at creation
     status: Status = Status.PENDING
-    reason: str = ""  # why it is where it is, e.g. WaitingForBackoff; set with each status
+    reason: str = ""  # why it is where it is, e.g. WaitingForBackoff; set with each status, and by Hold
+    reason_message: str = ""  # the same for people, e.g. "needs 1 GPU; 0 of 8 are free"; set by Hold
     attempt: Attempt | None = None  # the latest one; set by Admit
     holds_capacity: bool = False  # from Admit until the driver's last word or DriverGone, whatever the status
     retry_count: int = 0  # raised by Retry (a user's) and by automatic retries
@@ -324,6 +333,19 @@ class Output(Model):
     num_bytes: int
     sha256: str
     tasks: int
+    created_at: datetime
+
+
+class Checkpoint(Model):
+    """A model that a training job left behind, which other jobs can start from. Mirrored to Redis by the driver."""
+
+    id: str  # ckp_…, derived from job and step
+    name: str  # e.g. step_200
+    step: int
+    metrics: dict[str, float] = {}
+    key: str  # where in the storage root, relative to the job's folder
+    num_bytes: int
+    sha256: str
     created_at: datetime
 
 

@@ -71,7 +71,14 @@ class Drain:
     """Finish what is in hand, push nothing more."""
 
 
-Stimulus = IndexUp | IndexDown | LeaseDone | Committed | Tick | Drain
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A controller allows `indexes` indexes in all. It takes none back: fewer than before changes nothing."""
+
+    indexes: int
+
+
+Stimulus = IndexUp | IndexDown | LeaseDone | Committed | Tick | Drain | Grant
 
 
 # --- instructions -------------------------------------------------------------------------------------

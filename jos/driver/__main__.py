@@ -1,8 +1,9 @@
 """`python -m jos.driver run job.yaml`: one job from its file to its end, with no service at all.
 
-Under `ray job submit`, as the entrypoint of a RayJob, or by hand. Settings come from JOS_REDIS_URL, JOS_STORAGE, …
+Under `ray job submit`, as the entrypoint of a RayJob, or by hand. The service starts `attempt JOB TOKEN` (one attempt
+that its controller admitted) and `warm` (waits for such orders). Settings come from JOS_REDIS_URL, JOS_STORAGE, …
 (docs/settings.md) or the embedded defaults. Exit codes: 0 completed, 1 failed, 2 the request or the set-up is at
-fault, 3 another driver owns the job, 4 asked to leave (`resume` goes on), 5 cancelled.
+fault, 3 another driver owns the job, 4 asked to leave (`resume` goes on), 5 cancelled, 6 Ray is gone.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import argparse
 import asyncio
 import json
 import logging
+import os
+import platform
 import sys
 from pathlib import Path
 
 import structlog
 
 from jos.core.errors import JosError, NotFound
-from jos.driver.attempts import run_attempts
+from jos.driver.attempts import Leave, run_admitted, run_attempts
+from jos.driver.cluster import disconnect
 from jos.driver.driver import Ending, Outcome
+from jos.driver.warm import MOST_JOBS, Left, WarmDriver
 from jos.request import read_request
 from jos.settings import Settings
 from jos.submission import submit
 from jos.wiring import Wired, wired
 
+RAY_GONE = 6
 EXIT = {Ending.COMPLETED: 0, Ending.FAILED: 1, Ending.FENCED: 3, Ending.DRAINED: 4, Ending.CANCELLED: 5}
 
 
@@ -37,6 +43,15 @@ def _arguments() -> argparse.Namespace:
     resume.add_argument("job_id")
     for command in (run, resume):
         command.add_argument("--take-over", action="store_true", help="do not ask whether its last driver lives")
+    attempt = commands.add_parser("attempt", help="do the one attempt that a controller admitted")
+    attempt.add_argument("job_id")
+    attempt.add_argument("token")
+    warm = commands.add_parser("warm", help="connect, and do the attempts that a controller orders")
+    warm.add_argument("--jobs", type=int, default=MOST_JOBS, help="leave after so many")
+    for command in (attempt, warm):
+        name = os.environ.get("JOS_DRIVER_NAME") or f"{command.prog.rpartition(' ')[2]}-{platform.node()}-{os.getpid()}"
+        command.add_argument("--name", default=name, help="what this process is called; default: JOS_DRIVER_NAME")
+    for command in (run, resume, attempt, warm):
         command.add_argument("--json", action="store_true", help="the result as one line of JSON on stdout")
     return parser.parse_args()
 
@@ -54,7 +69,35 @@ async def _job_of(arguments: argparse.Namespace, parts: Wired) -> str:
     return (await submit(request, parts.store, parts.storage, parts.registry, org, arguments.job_id)).id
 
 
+async def _attempt(arguments: argparse.Namespace) -> int:
+    leave = Leave()
+    leave.listen()
+    async with wired(Settings()) as parts:
+        try:
+            outcome = await run_admitted(arguments.job_id, arguments.token, arguments.name, parts, leave)
+        finally:
+            await asyncio.to_thread(disconnect)
+    _report(arguments.job_id, outcome, arguments.json)
+    return EXIT[outcome.ending]
+
+
+async def _warm(arguments: argparse.Namespace) -> int:
+    leave = Leave()
+    leave.listen()
+    async with wired(Settings()) as parts:
+        left = await WarmDriver(arguments.name, parts, leave, arguments.jobs).serve()
+        structlog.get_logger().info("leaving", driver=arguments.name, why=str(left))
+        if left is Left.RAY_GONE:
+            os._exit(RAY_GONE)  # whatever waits for Ray's answer would keep this process
+        await asyncio.to_thread(disconnect)
+    return 0
+
+
 async def _main(arguments: argparse.Namespace) -> int:
+    if arguments.command == "attempt":
+        return await _attempt(arguments)
+    if arguments.command == "warm":
+        return await _warm(arguments)
     async with wired(Settings()) as parts:
         job_id = await _job_of(arguments, parts)
         structlog.get_logger().info("job", id=job_id)

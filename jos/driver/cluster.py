@@ -12,8 +12,14 @@ import sys
 import time
 from dataclasses import dataclass
 
+import structlog
+
 from jos.core.errors import ComputeFailed
 from jos.core.model import Resources
+
+KEEP_SECONDS = 3600  # that a worker process started ahead waits to be used
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,12 @@ def connect(address: str | None) -> Cluster:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if (address or os.environ.get("RAY_ADDRESS", "")).startswith("127.0.0.1:"):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # a head on loopback knows us by that address
     import ray
 
     if ray.is_initialized():  # a second attempt in this process
-        return _look(own=address is None and "RAY_ADDRESS" not in os.environ)
+        return look(own=address is None and "RAY_ADDRESS" not in os.environ)
     wanted = address or os.environ.get("RAY_ADDRESS")
     own = wanted is None
     try:
@@ -64,7 +72,7 @@ def connect(address: str | None) -> Cluster:
             f"Ray {where} cannot be reached: {error}.",
             suggestion="Check RAY_ADDRESS and that `ray status` works from here; `jos doctor` tells more.",
         ) from error
-    return _look(own)
+    return look(own)
 
 
 def _knock(address: str) -> None:
@@ -82,12 +90,50 @@ def _knock(address: str) -> None:
             time.sleep(seconds)
 
 
-def _look(own: bool) -> Cluster:
+def look(own: bool = False) -> Cluster:
+    """The cluster that this process is connected to, as it is now."""
     import ray
 
     resources = ray.cluster_resources()
     nodes = [n["Resources"].get("CPU", 0.0) for n in ray.nodes() if n["Alive"]]
     return Cluster(own, resources.get("CPU", 0.0), resources.get("GPU", 0.0), len(nodes), max(nodes, default=0.0))
+
+
+def prestart(indexes: int) -> None:
+    """Asks Ray for so many worker processes of this job, started ahead of the indexes that will run in them: on
+    this node, or where it offers no CPUs on one that does. An index is up in 0.1 s then and not in 1.5 s. Ray's
+    libraries ask for this by a call of its own; where that fails, indexes start as they always do."""
+    import grpc
+    import ray
+    from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
+
+    context = ray.get_runtime_context()
+    here = context.get_node_id()
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+    nodes.sort(key=lambda n: n["NodeID"] != here)
+    request = node_manager_pb2.PrestartWorkersRequest(
+        job_id=bytes.fromhex(context.get_job_id()), num_workers=indexes, keep_alive_duration_secs=KEEP_SECONDS
+    )
+    request.runtime_env_info.serialized_runtime_env = context.get_runtime_env_string()
+    for node in nodes[:1]:
+        with grpc.insecure_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
+            try:
+                node_manager_pb2_grpc.NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=5)
+            except grpc.RpcError as error:
+                log.info("no worker processes were started ahead", error=str(error.code()))
+
+
+def connected() -> bool:
+    """Whether this process still belongs to a living cluster: its node is there and alive. May hang while Ray
+    looks for a head that is gone: to be asked in a thread, and given up after some seconds."""
+    import ray
+
+    try:
+        here = ray.get_runtime_context().get_node_id()
+        return any(n["NodeID"] == here and n["Alive"] for n in ray.nodes())
+    except Exception as error:  # whatever Ray raises, it did not answer
+        log.warning("ray does not answer", error=f"{type(error).__name__}: {error}")
+        return False
 
 
 def disconnect() -> None:

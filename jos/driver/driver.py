@@ -22,17 +22,19 @@ from typing import Any
 import orjson
 import structlog
 
+from jos.core import standing
 from jos.core.commands import Completed, Drained, Exited, Expire, Started
 from jos.core.dispatch import Dispatch, Limits
 from jos.core.errors import FenceLost, JosError, NotFound, StaleAttempt, StoreUnavailable
 from jos.core.ledger import STEPS, Entry
-from jos.core.model import Distribute, JobFailure, JobSpec, Level, Status, job_folder, utc
+from jos.core.model import JobFailure, JobSpec, Level, Status, job_folder, utc
 from jos.core.plan import RETRY_GROUPS, SINGLE_GROUPS, InputPlan, PlanWork, SpanWork, plan_groups
 from jos.core.stimuli import (
     AllCommitted,
     Committed,
     Drain,
     GiveUp,
+    Grant,
     Push,
     StartIndex,
     Stimulus,
@@ -46,6 +48,7 @@ from jos.driver.messages import IndexConfig, LeaseReply, Ready
 from jos.driver.mirror import Mirror
 from jos.storage.base import Storage
 from jos.storage.log import CommitLog
+from jos.store.records import MirrorReply
 from jos.store.redis import Store
 
 log = structlog.get_logger()
@@ -67,6 +70,7 @@ class Outcome:
     message: str = ""
     failure: JobFailure | None = None
     retryable: bool = False
+    processes: int = 0  # of indexes, that were started on the way
 
 
 class Driver:
@@ -81,15 +85,19 @@ class Driver:
         connect: Callable[[], Cluster],
         import_paths: tuple[str, ...] = (),
         retry: int = 0,
+        granted: int | None = None,
     ) -> None:
+        """`granted`: how many indexes a controller allows at first; None: all, for no controller is there."""
         self.spec, self.token, self.storage, self.store, self.connect = spec, token, storage, store, connect
-        self.import_paths, self.retry = import_paths, retry
+        self.import_paths, self.retry, self.granted = import_paths, retry, granted
         self.folder = job_folder(spec.org_id, spec.id)
         self.stimuli: asyncio.Queue[Stimulus] = asyncio.Queue()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.plans: dict[int, InputPlan] = {}
+        self.aside: set[asyncio.Task[None]] = set()  # what is told or looked at beside the work
         self.started = False
         self.draining = False
+        self.seen = 0  # version of the record that was last looked at for a larger grant
 
     # --- from the outside ---
 
@@ -130,7 +138,8 @@ class Driver:
                 task.cancel()
             await asyncio.wait([connecting])  # else the next attempt would connect while this one still does
         try:
-            return await self._finish(outcome, bool(working))
+            outcome = await self._finish(outcome, bool(working))
+            return replace(outcome, processes=self.pool.started) if hasattr(self, "pool") else outcome
         finally:
             for task in telling:
                 task.cancel()
@@ -146,17 +155,6 @@ class Driver:
             self.store, self.spec, self.token, self.log.ledger, self.plans, heard=self._heard, stale=self._stale
         )
 
-    def _planning(self) -> list[PlanWork]:
-        if self.spec.pipeline.pipeline_type == "training":
-            return [PlanWork(0, (STEPS,))]
-        ports = self.spec.pipeline.inputs
-        sizes = [
-            (ordinal, source.num_bytes)
-            for ordinal, source in enumerate(self.spec.inputs)
-            if ports[source.port].distribute is Distribute.SCATTER
-        ]
-        return plan_groups(sizes)
-
     def _load_plans(self) -> tuple[dict[int, InputPlan], list[PlanWork]]:
         """The stored plans, and what is still to be planned: groups that are not there yet, and after a retry the
         inputs that could not be planned before."""
@@ -165,14 +163,10 @@ class Driver:
         with ThreadPoolExecutor(8) as pool:
             stored = list(pool.map(lambda key: orjson.loads(self.storage.read(key)), groups.values()))
         retried = self.log.ledger.retry * RETRY_GROUPS
-        plans: dict[int, InputPlan] = {}
-        for group, content in sorted(zip(groups, stored, strict=True)):
-            for plan in map(InputPlan.from_json, content):
-                if plan.error is None or group >= retried:
-                    plans[plan.input] = plan
+        plans = standing.plans_of(dict(zip(groups, stored, strict=True)), self.log.ledger.retry)
         untouched: list[PlanWork] = []
         again: list[int] = []
-        for work in self._planning():
+        for work in standing.planning(self.spec):
             if work.group in groups or any(o in plans for o in work.inputs):
                 again.extend(o for o in work.inputs if o not in plans)
             else:
@@ -207,7 +201,7 @@ class Driver:
             sequential=pipeline.pipeline_type == "training",
         )
         self.brain = Dispatch(
-            self.log.ledger, self.plans.values(), self.to_plan, spec.parallelism, limits, time.monotonic()
+            self.log.ledger, self.plans.values(), self.to_plan, spec.parallelism, limits, time.monotonic(), self.granted
         )
 
     def _watched(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -318,7 +312,12 @@ class Driver:
 
     def _say(self, command: Any) -> None:
         """A command to the record, from inside the loop; what it comes to is seen by the heartbeat too."""
-        task = asyncio.create_task(self._transact(command))
+        self._aside(self._transact(command))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.aside.add(task)
+        task.add_done_callback(self.aside.discard)
         task.add_done_callback(lambda t: t.cancelled() or t.exception())
 
     async def _transact(self, command: Any) -> None:
@@ -331,12 +330,28 @@ class Driver:
         except JosError as error:
             log.info("not accepted", command=type(command).__name__, error=str(error))
 
-    def _heard(self, status: Status) -> None:
+    def _heard(self, reply: MirrorReply) -> None:
         """What the record reads, by each heartbeat."""
-        if status is Status.ADMITTED and self.started:
+        if reply.status is Status.ADMITTED and self.started:
             self._say(Started(self.token, platform.node(), os.getpid()))  # Redis was away when it was said first
-        elif status not in (Status.RUNNING, Status.ADMITTED):
-            self.drain(f"the job is {status}")
+        elif reply.status not in (Status.RUNNING, Status.ADMITTED):
+            self.drain(f"the job is {reply.status}")
+        if self.granted is not None and reply.version != self.seen and hasattr(self, "brain"):
+            self.seen = reply.version
+            self._aside(self._look_at_grant())
+
+    async def _look_at_grant(self) -> None:
+        """The record has changed: perhaps a controller allows more indexes now."""
+        try:
+            attempt = (await self.store.get(self.spec.id)).attempt
+        except JosError:
+            self.seen = 0  # looked at again with the next heartbeat
+            return
+        if attempt is None or attempt.token != self.token or attempt.indexes is None:
+            return
+        if self.granted is not None and attempt.indexes > self.granted:
+            self.granted = attempt.indexes
+            self.tell(Grant(attempt.indexes))
 
     def _stale(self) -> None:
         self._end(Outcome(Ending.FENCED, "another attempt runs this job now"))
@@ -360,7 +375,7 @@ class Driver:
 
     def _all_in(self) -> Outcome:
         """Nothing is in hand any more. That the work is complete is counted once more, not believed."""
-        planned = all(o in self.plans for group in self._planning() for o in group.inputs)
+        planned = all(o in self.plans for group in standing.planning(self.spec) for o in group.inputs)
         ledger = self.log.ledger
         if planned and all(len(ledger.of(o).done) == p.tasks for o, p in self.plans.items()):
             return Outcome(Ending.COMPLETED)
@@ -401,19 +416,10 @@ class Driver:
         missing = sum(p.parts - len(self.log.ledger.of(o).finished) for o, p in self.plans.items())
         if missing:
             return self._outcome_of(RuntimeError(f"{missing} output files were not put together"))
-        states = [self.mirror.input_state(o) for o in self.plans if o != STEPS]
-        bad = [s for s in states if s.error_message]
-        if states and len(bad) == len(states) and not any(s.done > s.failed for s in states):
-            first = bad[0].error_message or ""
-            text = first if len(bad) == 1 else f"all {len(bad)} inputs failed; the first: {first}"
-            names = {i.id: i.filename for i in self.spec.inputs}
-            details = {"inputs": {names[s.input_id]: s.error_message for s in bad[:20]}}
-            return Outcome(Ending.FAILED, text, JobFailure(code="all_inputs_failed", message=text, details=details))
-        done, failed = self.log.ledger.tasks_done, self.log.ledger.tasks_failed
-        text = f"{done - failed:,} tasks done" + (f", {failed:,} failed" if failed else "")
-        if bad:
-            text += f"; {len(bad)} of {len(states)} inputs failed"
-        return Outcome(Ending.COMPLETED, text)
+        verdict = standing.verdict(self.spec, self.plans, self.log.ledger)
+        if verdict.failure is not None:
+            return Outcome(Ending.FAILED, verdict.message, verdict.failure)
+        return Outcome(Ending.COMPLETED, verdict.message)
 
     async def _last_word(self, outcome: Outcome) -> Outcome:
         """Told until Redis has heard it, or gives no answer for too long: the work itself is safe by then."""

@@ -173,6 +173,8 @@ class Index:
 
     def _setup(self) -> None:
         keep_freed_memory()
+        if "torch" in sys.modules:  # imported ahead (jos.driver.preload), before Ray said how many threads are ours
+            sys.modules["torch"].set_num_threads(self.config.threads)
         self.worker = self._new_worker()
         self.batch_size = max(1, int(self.worker.batch_size))
 

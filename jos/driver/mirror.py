@@ -16,8 +16,8 @@ from typing import Any
 
 import structlog
 
+from jos.core import standing
 from jos.core.errors import NotFound, StaleAttempt, StoreUnavailable
-from jos.core.ids import derived_id
 from jos.core.ledger import STEPS, Commit, Entry, Finished, InputLedger, Ledger
 from jos.core.model import (
     EventDraft,
@@ -27,10 +27,10 @@ from jos.core.model import (
     Level,
     Output,
     ProgressDraft,
-    Status,
 )
 from jos.core.plan import InputPlan
 from jos.store.records import Mirror as Batch
+from jos.store.records import MirrorReply
 from jos.store.redis import Store
 
 EVERY = 0.5  # seconds between batches; also the heartbeat and how soon a cancel is seen
@@ -76,7 +76,7 @@ class Mirror:
     token: str
     ledger: Ledger
     plans: Mapping[int, InputPlan]
-    heard: Callable[[Status], None]  # what the record reads, at each batch
+    heard: Callable[[MirrorReply], None]  # what the record reads, at each batch
     stale: Callable[[], None]  # another attempt runs this job
     progress_kind: str = "inference"
     seq: int = 0
@@ -172,30 +172,10 @@ class Mirror:
     def _note_training(self, commit: Commit) -> None:
         if commit.state is None:
             return
-        self.progress.append(
-            ProgressDraft(
-                kind="training",
-                step=commit.end,
-                message=f"step {commit.end}",
-                metrics=dict(commit.metrics),
-                index=commit.index,
-                created_at=datetime.now(UTC),
-            )
-        )
+        self.progress.append(standing.step_progress(commit, datetime.now(UTC)))
 
     def output(self, finished: Finished) -> Output:
-        source = self.spec.inputs[finished.input]
-        return Output(
-            id=derived_id("out", self.spec.id, finished.filename),
-            port=self.plans[finished.input].port,
-            input_id=source.id,
-            filename=finished.filename,
-            key=finished.blob.key,
-            num_bytes=finished.blob.num_bytes,
-            sha256=finished.blob.sha256,
-            tasks=finished.tasks,
-            created_at=datetime.fromisoformat(finished.at),
-        )
+        return standing.output_of(self.spec, self.plans[finished.input], finished)
 
     # --- where the job stands ---
 
@@ -223,40 +203,10 @@ class Mirror:
 
     def input_state(self, ordinal: int) -> InputState:
         """The state of an input as plan and ledger have it."""
-        source, plan = self.spec.inputs[ordinal], self.plans.get(ordinal)
         if self.training:
-            return self._trained(source.id)
+            return standing.trained_state(self.spec.inputs[ordinal].id, self.plans, self.ledger)
         one = self.ledger.inputs.get(ordinal, InputLedger())
-        if plan is None:
-            return InputState(input_id=source.id, status=InputStatus.PENDING)
-        done = len(one.done)
-        status = InputStatus.PROCESSING
-        error = plan.error
-        if plan.error is not None:
-            status = InputStatus.FAILED
-        elif done == plan.tasks and len(one.finished) == plan.parts:
-            status = InputStatus.FAILED if one.failed else InputStatus.COMPLETED
-        elif done == 0 and ordinal not in self.begun:
-            status = InputStatus.PENDING
-        if one.first_failure is not None:
-            first = one.first_failure[1]
-            error = first if one.failed == 1 else f"{one.failed:,} of {plan.tasks:,} tasks failed; the first: {first}"
-        return InputState(
-            input_id=source.id,
-            status=status,
-            tasks=plan.tasks,
-            done=done,
-            failed=one.failed,
-            error_message=error,
-        )
-
-    def _trained(self, input_id: str) -> InputState:
-        """Training uses all its inputs at once: they begin and end with it."""
-        plan, done = self.plans.get(STEPS), len(self.ledger.of(STEPS).done)
-        status = InputStatus.PROCESSING if done else InputStatus.PENDING
-        if plan is not None and done == plan.tasks:
-            status = InputStatus.COMPLETED
-        return InputState(input_id=input_id, status=status)
+        return standing.input_state(self.spec, ordinal, self.plans.get(ordinal), one, ordinal in self.begun)
 
     def totals(self) -> dict[str, Any]:
         """The job as a whole; `items_total` counts planned inputs only until `planned` is true."""
@@ -308,26 +258,8 @@ class Mirror:
                 payload={"items_processed": state.done, "failed": state.failed},
             )
         if (state.done != max(was.done, 0) or ended) and not self.training:
-            self.progress.append(self._progress(state, now))
+            self.progress.append(standing.input_progress(self.progress_kind, state, now))
         return state
-
-    def _progress(self, state: InputState, now: datetime) -> ProgressDraft:
-        total = state.tasks or 0
-        percent = 100.0 if not total else round(100 * state.done / total, 2)
-        return ProgressDraft(
-            kind=self.progress_kind,
-            step=state.done,
-            message=f"{state.done:,} of {total:,}",
-            metrics={
-                "percent_complete": percent,
-                "items_processed": state.done,
-                "items_total": total,
-                "success": state.done - state.failed,
-                "failed": state.failed,
-            },
-            input_id=state.input_id,
-            created_at=now,
-        )
 
     # --- telling ---
 
@@ -343,7 +275,7 @@ class Mirror:
                 reply = await self.store.mirror(self.spec.id, batch)
                 self.pending = None
                 self.seq = batch.seq
-                self.heard(reply.status)
+                self.heard(reply)
                 if not (self.events or self.outputs or self.progress or self.changed):
                     return
 

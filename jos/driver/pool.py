@@ -53,6 +53,7 @@ class Pool:
             if resources.gpu.type:
                 self.options["accelerator_type"] = resources.gpu.type
         self.actors: dict[tuple[int, int], Any] = {}
+        self.started = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     def start(self, what: StartIndex) -> None:
@@ -62,6 +63,7 @@ class Pool:
         if what.delay:
             await asyncio.sleep(what.delay)
         config = replace(self.template, index=what.index, life=what.life)
+        self.started += 1
         actor = ray.remote(**self.options)(Index).remote(config)
         self.actors[what.index, what.life] = actor
         try:

@@ -49,6 +49,11 @@ class Storage(Protocol):
         Half-written leftovers are never listed."""
         ...
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names of the folders right below `prefix` ("" or a folder, ending in `/`), in order. Holds all of them
+        in memory."""
+        ...
+
     def delete(self, keys: Iterable[str]) -> None:
         """Removes; what is not there is no error."""
         ...

@@ -43,8 +43,8 @@ class LocalStorage:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(os.path.abspath(Path(root).expanduser()))
         self._tmp = self.root / RESERVED
-        with self._told("write to"):
-            self._make_folder(self._tmp)
+        with self.told("write to"):
+            self.make_folder(self._tmp)
             self._remove_leftovers()
 
     @property
@@ -61,7 +61,7 @@ class LocalStorage:
         return str(self._path(key))
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        with self._told("read from", key):
+        with self.told("read from", key):
             try:
                 with open(self._path(key), "rb") as file:
                     if start:
@@ -72,7 +72,7 @@ class LocalStorage:
 
     def stat(self, key: str) -> Stat | None:
         path = self._path(key)
-        with self._told("read from", key):
+        with self.told("read from", key):
             try:
                 found = path.stat()
             except (FileNotFoundError, NotADirectoryError):
@@ -83,17 +83,17 @@ class LocalStorage:
 
     def write(self, key: str, data: bytes | Iterable[bytes]) -> None:
         path = self._path(key)
-        with self._temporary(key, data) as temporary, self._told("write to", key):
+        with self._temporary(key, data) as temporary, self.told("write to", key):
             self._place(os.replace, temporary, path)
 
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
-        with self._told("write to", key):
+        with self.told("write to", key):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "a folder")
             if os.path.lexists(path):  # saves a common loser two syncs; link(2) alone decides who wins
                 return False
-        with self._temporary(key, data) as temporary, self._told("write to", key):
+        with self._temporary(key, data) as temporary, self.told("write to", key):
             try:
                 self._place(os.link, temporary, path)
             except FileExistsError:
@@ -110,13 +110,29 @@ class LocalStorage:
     def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
         """Holds the names of one folder per level in memory, no more."""
         check_prefix(prefix)
-        with self._told("read from", prefix):
+        with self.told("read from", prefix):
             yield from self._walk(self.root / prefix, prefix, after)
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
-            with self._told("delete from", key), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with self.told("delete from", key), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self._path(key).unlink()
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_prefix(prefix)
+        with self.told("read from", prefix):
+            try:
+                with os.scandir(self.root / prefix) as entries:
+                    names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+            except (FileNotFoundError, NotADirectoryError):
+                return
+        yield from (name for name in names if prefix or name != RESERVED)
+
+    # --- for uploads in parts ---------------------------------------------------------------------------
+
+    def place(self, finished: Path, key: str) -> None:
+        """Gives a synced file of this file system its name, replacing what is there."""
+        self._place(os.replace, finished, self._path(key))
 
     # --- inside ---------------------------------------------------------------------------------------
 
@@ -146,13 +162,13 @@ class LocalStorage:
         """A synced file with this content, gone afterwards unless it was renamed."""
         path = self._tmp / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            with self._told("write to", key):
+            with self.told("write to", key):
                 handle = self._open_new(path)
             with open(handle, "wb", buffering=0) as file:
                 for chunk in [data] if isinstance(data, bytes) else data:  # its own errors pass as they are
-                    with self._told("write to", key):
+                    with self.told("write to", key):
                         _write_all(file, chunk)
-                with self._told("write to", key):
+                with self.told("write to", key):
                     os.fsync(handle)
             yield path
         finally:
@@ -164,7 +180,7 @@ class LocalStorage:
         try:
             return os.open(path, flags, 0o666)
         except FileNotFoundError:  # somebody tidied up the whole folder
-            self._make_folder(self._tmp)
+            self.make_folder(self._tmp)
             return os.open(path, flags, 0o666)
 
     def _place(self, step: Callable[[Path, Path], None], temporary: Path, path: Path) -> None:
@@ -172,15 +188,15 @@ class LocalStorage:
         try:
             step(temporary, path)
         except FileNotFoundError:  # the first file in this folder
-            self._make_folder(path.parent)
+            self.make_folder(path.parent)
             step(temporary, path)
         _sync_folder(path.parent)
 
-    def _make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path) -> None:
         """mkdir -p in which every new name is durable before anything is put below it."""
         if folder.is_dir():
             return
-        self._make_folder(folder.parent)
+        self.make_folder(folder.parent)
         with contextlib.suppress(FileExistsError):  # another writer was faster; a file in the way shows later
             folder.mkdir()
         _sync_folder(folder.parent)
@@ -194,7 +210,7 @@ class LocalStorage:
                         os.unlink(entry.path)
 
     @contextlib.contextmanager
-    def _told(self, doing: str, key: str = "") -> Iterator[None]:
+    def told(self, doing: str, key: str = "") -> Iterator[None]:
         """OSError -> an error that names the folder and what to do."""
         try:
             yield

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -37,8 +37,9 @@ class LogDamaged(JosError):
 class CommitLog:
     """Opened with `CommitLog.open`. `ledger` is the fold of all entries read or written so far."""
 
-    def __init__(self, storage: Storage, prefix: str) -> None:
+    def __init__(self, storage: Storage, prefix: str, seen: Callable[[Entry, Ledger], None] | None = None) -> None:
         self.storage = storage
+        self._seen = seen
         self.prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
         self.ledger = Ledger()
         self._tail: list[bytes] = []  # entries since the last full segment
@@ -47,9 +48,10 @@ class CommitLog:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, storage: Storage, prefix: str) -> CommitLog:
-        """Reads everything. `prefix` is the job's folder. Needs about one read per 256 entries, 16 in flight."""
-        log = cls(storage, prefix)
+    def open(cls, storage: Storage, prefix: str, seen: Callable[[Entry, Ledger], None] | None = None) -> CommitLog:
+        """Reads everything. `prefix` is the job's folder. Needs about one read per 256 entries, 16 in flight. `seen`
+        is called with each entry that is read, once it is folded."""
+        log = cls(storage, prefix, seen)
         log._read_from_start()
         return log
 
@@ -196,9 +198,12 @@ class CommitLog:
 
     def _fold(self, key: str, data: bytes) -> None:
         try:
-            self.ledger.apply(Entry.from_json(orjson.loads(data)))
+            entry = Entry.from_json(orjson.loads(data))
+            self.ledger.apply(entry)
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # orjson's own is a ValueError
             raise self._damaged(key, f"cannot be used: {error!r}") from error
+        if self._seen is not None:
+            self._seen(entry, self.ledger)
 
     def _read_entry(self, number: int) -> bytes | None:
         try:

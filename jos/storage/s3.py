@@ -173,6 +173,27 @@ class ObjectStorage:
                 with told(self._bucket, at), contextlib.suppress(FileNotFoundError):
                     obstore.delete(self._store, at)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_prefix(prefix)
+        with told(self._bucket, self._prefix + prefix):
+            found = obstore.list_with_delimiter(self._store, self._prefix + prefix or None)
+        yield from sorted(folder.rstrip("/").rpartition("/")[2] for folder in found["common_prefixes"])
+
+    # --- for presigned URLs -----------------------------------------------------------------------------
+
+    @property
+    def bucket(self) -> Bucket:
+        return self._bucket
+
+    def at(self, key: str) -> str:
+        """The object's name in the bucket; of "" the prefix that all names start with."""
+        return self._at(key) if key else self._prefix
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        """A URL to read one object, signed by obstore: for stores that botocore does not speak to."""
+        with told(self._bucket, self._at(key)):
+            return str(obstore.sign(self._store, "GET", self._at(key), timedelta(seconds=seconds)))
+
     # --- inside ---------------------------------------------------------------------------------------
 
     def _at(self, key: str) -> str:

@@ -38,10 +38,11 @@ from jos.core.errors import StoreUnavailable
 from jos.store import embedded
 
 T = TypeVar("T")
-Argument = str | int | bytes
+Argument = str | int | float | bytes
 
 BLOCK_LIMIT_MS = 5_000  # one blocking read; well below the socket's own limit
 _SOCKET_TIMEOUT = 15.0
+_MOST_SOCKETS = 5_000  # each blocking read has its own: one for each job that is followed
 _DELAYS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)  # before each further try; about 3 s in all
 _PATIENCE = 20.0  # seconds after which there is no further try: a server that hangs, not one that refuses
 
@@ -62,6 +63,7 @@ class Connection:
                 protocol=2,
                 socket_timeout=_SOCKET_TIMEOUT,
                 socket_connect_timeout=5.0,
+                max_connections=_MOST_SOCKETS,
                 retry=Retry(NoBackoff(), 0),  # retrying is done here, where the server can be started again
             )
         except ValueError as error:
@@ -70,8 +72,11 @@ class Connection:
                 suggestion="Use redis://host:port/0, rediss://… for TLS or unix:///path.",
             ) from error
         folder = resources.files("jos.store") / "scripts"
+        steps = (folder / "steps.lua").read_text()
         self._scripts = {
-            name: self._redis.register_script((folder / f"{name}.lua").read_text()) for name in ("write", "mirror")
+            file.name.removesuffix(".lua"): self._redis.register_script(steps + file.read_text())
+            for file in folder.iterdir()
+            if file.name.endswith(".lua")
         }
 
     @classmethod
@@ -106,10 +111,9 @@ class Connection:
 
         return await self._run(work) if commands else []
 
-    async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> list[Any]:
+    async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of scripts/NAME.lua."""
-        reply: list[Any] = await self._run(lambda: self._scripts[name](keys=keys, args=arguments))
-        return reply
+        return await self._run(lambda: self._scripts[name](keys=keys, args=arguments))
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -124,7 +128,7 @@ class Connection:
                     break
                 await self._recover(delay)
             try:
-                return await work()
+                return await _heeding_cancellation(work)
             except (AuthenticationError, AuthorizationError) as error:
                 raise self._unavailable(error, "Check user name and password in its URL.") from error
             except (ConnectionError, TimeoutError, OSError) as error:
@@ -148,6 +152,18 @@ class Connection:
 
     def _unavailable(self, error: Exception, advice: str) -> StoreUnavailable:
         return StoreUnavailable(f"{self._name} does not serve: {str(error).rstrip('.')}.", suggestion=advice)
+
+
+async def _heeding_cancellation(work: Callable[[], Awaitable[T]]) -> T:
+    """redis-py sends by `asyncio.wait_for`, which in Python 3.11 swallows a cancellation that comes just as the
+    bytes are out; a task that only talks to the store would then never end. So it is raised again here."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await work()
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _refusal(error: ResponseError) -> str | None:

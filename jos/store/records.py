@@ -1,7 +1,8 @@
 """What the store keeps: the names of its keys, the shapes that cross its door, and their JSON.
 
-Keys of one job share the hash tag `{job_…}`, so that one script may write them all on a cluster too.
-May import: stdlib, pydantic, jos.core. Tests: tests/integration/test_store.py.
+One server holds all keys: a script may write a job's own keys and the indexes that all jobs share. (A Redis Cluster
+is not supported; a fail-over pair is.)
+May import: stdlib, pydantic, jos.core, jos.store.connection. Tests: tests/integration/test_store.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import orjson
 from pydantic import BaseModel
 
 from jos.core.model import (
+    Checkpoint,
     Event,
     EventDraft,
     InputState,
@@ -24,17 +26,7 @@ from jos.core.model import (
     ProgressDraft,
     Status,
 )
-
-ALL_JOBS = "jos:jobs"  # ZSET job id -> created_at in microseconds
-ACTIVE_JOBS = "jos:jobs:active"  # ZSET job id -> when it came in; may still name jobs that are over
-
-
-def org_jobs(org_id: str) -> str:
-    return f"jos:jobs:org:{org_id}"
-
-
-def indexes(job: Job) -> list[str]:
-    return [ALL_JOBS, org_jobs(job.org_id), ACTIVE_JOBS]
+from jos.store.connection import Argument
 
 
 @dataclass(frozen=True)
@@ -49,13 +41,23 @@ class JobKeys:
     inputs: str
     outputs: str
     arrivals: str
+    checkpoints: str
 
     @classmethod
     def of(cls, job_id: str) -> JobKeys:
-        return cls(**{name: f"jos:{{{job_id}}}:{name}" for name in cls.__dataclass_fields__})
+        return cls(**{name: f"{_base(job_id)}:{name}" for name in cls.__dataclass_fields__})
 
     def all(self) -> list[str]:
         return [getattr(self, name) for name in self.__dataclass_fields__]
+
+
+def job_key(job_id: str) -> str:
+    """`JobKeys.of(job_id).job` alone: lists need many."""
+    return f"{_base(job_id)}:job"
+
+
+def _base(job_id: str) -> str:
+    return f"jos:{{{job_id}}}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Mirror:
     progress: Sequence[ProgressDraft] = ()
     inputs: Sequence[InputState] = ()
     outputs: Sequence[Output] = ()
+    checkpoints: Sequence[Checkpoint] = ()
     live: Json | None = None  # replaces the last one; None leaves it
 
 
@@ -118,31 +121,43 @@ def load_live(fields: dict[bytes, bytes]) -> Live | None:
 
 
 def record_fields(job: Job) -> list[str]:
-    """record, status, token and search text, as scripts/write.lua takes them."""
+    """record, status, token, search text, id and organisation, as write.lua and restore.lua take them."""
     token = job.attempt.token if job.attempt else ""
-    return [dump(job), job.status.value, token, f"{job.name}\n{job.pipeline_key}\n{job.id}".casefold()]
-
-
-def mirror_arguments(batch: Mirror, keep_events: int, keep_progress: int) -> list[str | int | bytes]:
-    """As scripts/mirror.lua takes them."""
-    arguments: list[str | int | bytes] = [
-        batch.token,
-        batch.seq,
-        batch.at.isoformat(),
-        b"" if batch.live is None else orjson.dumps(batch.live),
-        keep_events,
-        keep_progress,
-        len(batch.events),
-        len(batch.progress),
-        len(batch.inputs),
-        len(batch.outputs),
+    return [
+        dump(job),
+        job.status.value,
+        token,
+        f"{job.name}\n{job.pipeline_key}\n{job.id}".casefold(),
+        job.id,
+        job.org_id,
     ]
-    arguments += [dump(event) for event in batch.events]
-    arguments += [dump(entry) for entry in batch.progress]
-    for state in batch.inputs:
+
+
+def mirror_arguments(batch: Mirror, keep_events: int, keep_progress: int) -> list[Argument]:
+    """As scripts/mirror.lua takes them."""
+    live = b"" if batch.live is None else orjson.dumps(batch.live)
+    told = content(batch.events, batch.progress, batch.inputs, batch.outputs, batch.checkpoints)
+    return [batch.token, batch.seq, batch.at.isoformat(), live, keep_events, keep_progress, *told]
+
+
+def content(
+    events: Sequence[EventDraft],
+    progress: Sequence[ProgressDraft],
+    inputs: Sequence[InputState],
+    outputs: Sequence[Output],
+    checkpoints: Sequence[Checkpoint],
+    *before: Argument,
+) -> list[Argument]:
+    """How many there are of each, `before`, then they themselves: as mirror.lua and restore.lua take them."""
+    arguments: list[Argument] = [len(events), len(progress), len(inputs), len(outputs), len(checkpoints), *before]
+    arguments += [dump(event) for event in events]
+    arguments += [dump(entry) for entry in progress]
+    for state in inputs:
         arguments += [state.input_id, dump(state)]
-    for output in batch.outputs:
+    for output in outputs:
         arguments += [output.id, dump(output)]
+    for checkpoint in checkpoints:
+        arguments += [checkpoint.id, dump(checkpoint)]
     return arguments
 
 

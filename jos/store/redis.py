@@ -1,7 +1,8 @@
 """The store: job records, their events and progress, and what drivers mirror, in Redis or Valkey (6.2 and up).
 
-One door changes a job: `transact` reads, lets jos.core.lifecycle decide, and writes record and events in one script
-guarded by the record's version, so the log can never disagree with the state. No rule lives here.
+One door changes a job: `transact` reads, lets jos.core.lifecycle decide, and writes record, events and the job's
+places in indexes and queue in one script guarded by the record's version, so they can never disagree. No rule lives
+here. Other nouns have modules of their own, which work on `Store.connection`.
 May import: redis, jos.core, jos.store. Tests: tests/integration/test_store.py.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -18,17 +19,25 @@ from typing import Protocol, Self, TypeVar
 from jos.core import ids, lifecycle
 from jos.core.commands import Command
 from jos.core.errors import Conflict, NotFound, StaleAttempt
-from jos.core.model import Event, EventDraft, InputState, Job, Level, Output, Progress, Status
-from jos.store import records, streams
-from jos.store.connection import Connection
+from jos.core.model import (
+    Checkpoint,
+    Event,
+    EventDraft,
+    InputState,
+    Job,
+    Level,
+    Output,
+    Progress,
+    ProgressDraft,
+    Status,
+)
+from jos.store import changes, indexes, records, streams
+from jos.store.connection import Argument, Connection
+from jos.store.lease import Lease, LeaseLost
 from jos.store.records import JobKeys, Live, Mirror, MirrorReply
 
 TRANSACT_TRIES = 30
-# A finished job may leave the index of active ones only this long after it came in: a retry enters the index
-# first and writes the record next, and must not be swept out in between.
-_SWEEP_AFTER = timedelta(minutes=1)
-_CHUNK = 500  # records looked at in one round trip
-
+_NO_LEASE = "jos:lease:none"  # a script names every key that it could touch
 
 E = TypeVar("E", Event, Progress)
 
@@ -50,7 +59,7 @@ class Store:
         keep_progress: int = 10_000,
         decide: Decide = lifecycle.decide,
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._keep_events = keep_events  # per job; older ones are trimmed, their ids are not given again
         self._keep_progress = keep_progress
         self._decide = decide
@@ -78,17 +87,16 @@ class Store:
         await self.close()
 
     async def close(self) -> None:
-        await self._connection.close()
+        await self.connection.close()
 
     async def ping(self) -> None:
-        await self._connection.command("PING")
+        await self.connection.command("PING")
 
     # --- jobs -----------------------------------------------------------------------------------------
 
     async def create(self, job: Job, events: Sequence[EventDraft]) -> Job:
         """Writes a new job and its first events; a second one with the same id raises Conflict."""
-        await self._index(job, job.created_at)
-        if not await self._write(job, events, version=0):
+        if not await self._write(None, job, events, version=0):
             raise Conflict(f"Job {job.id} exists already.")
         return job
 
@@ -96,17 +104,20 @@ class Store:
         job, _ = await self._read(job_id)
         return job
 
-    async def transact(self, job_id: str, command: Command, now: datetime) -> Job:
+    async def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Those that exist, by id."""
+        return {job.id: job for job in await indexes.read(self.connection, list(dict.fromkeys(job_ids)))}
+
+    async def transact(self, job_id: str, command: Command, now: datetime, *, lease: Lease | None = None) -> Job:
         """Applies one command. Raises InvalidTransition or StaleAttempt as the lifecycle says; a command that
-        was applied before changes nothing and returns the job as it is."""
+        was applied before changes nothing and returns the job as it is. With a lease, nothing is written once
+        it is over: LeaseLost."""
         for attempt in range(TRANSACT_TRIES):
             job, version = await self._read(job_id)
             transition = self._decide(job, command, now)
             if transition.job is job and not transition.events:
                 return job
-            if _active(transition.job) and not _active(job):
-                await self._index(transition.job, now)
-            if await self._write(transition.job, transition.events, version):
+            if await self._write(job, transition.job, transition.events, version, lease):
                 return transition.job
             await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
         raise Conflict(f"Job {job_id} kept changing under {type(command).__name__}.", suggestion="Try again.")
@@ -118,49 +129,105 @@ class Store:
         limit: int = 20,
         status: Status | None = None,
         q: str | None = None,
+        pipeline_type: str | None = None,
     ) -> tuple[int, list[Job]]:
         """(how many there are, the asked ones), newest first; `org_id` None: of all organisations; `q` is looked
-        for in name, pipeline key and id."""
-        index = records.ALL_JOBS if org_id is None else records.org_jobs(org_id)
-        if status is None and not q:
-            total = await self._connection.command("ZCARD", index)
-            found = await self._connection.command("ZREVRANGE", index, offset, offset + limit - 1)
-            return total, await self._jobs_of([name.decode() for name in found] if limit else [])
-        matches = [name async for name in self._matching(index, status, (q or "").casefold())]
-        return len(matches), await self._jobs_of(matches[offset : offset + limit])
+        for in name, pipeline key and id, of each job there is."""
+        key = indexes.jobs_key(org_id, pipeline_type, status)
+        if q:
+            matches = await indexes.searched(self.connection, key, q.casefold())
+            return len(matches), await indexes.read(self.connection, matches[offset : offset + limit])
+        total, found = await indexes.listed(self.connection, key, offset, limit)
+        return total, await indexes.read(self.connection, found)
 
-    async def active(self, now: datetime) -> list[Job]:
-        """All jobs that are not over or still hold capacity, longest in first: what a controller looks at."""
-        members = await self._connection.command("ZRANGE", records.ACTIVE_JOBS, 0, -1, "WITHSCORES")
-        entered = {name.decode(): float(score) for name, score in zip(members[::2], members[1::2], strict=True)}
-        jobs = {job.id: job for job in await self._jobs_of(list(entered))}
-        swept_before = _score(now - _SWEEP_AFTER)
-        over = [
-            name
-            for name, score in entered.items()
-            if score < swept_before and not (name in jobs and _active(jobs[name]))
-        ]
-        if over:
-            await self._connection.command("ZREM", records.ACTIVE_JOBS, *over)
-        return [job for job in jobs.values() if _active(job)]
+    async def active(self, now: datetime | None = None) -> list[Job]:
+        """All jobs that are not over or still hold capacity, oldest first: what a controller looks at. They are
+        the same at any time, so `now` is not needed."""
+        return await indexes.active(self.connection)
 
-    async def delete(self, job_id: str) -> None:
-        """Removes all that is kept of a job; does nothing when there is none."""
+    async def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int, int]]:
+        """By job id: (place in its queue, from 1; how many wait in that queue), of those that wait."""
+        return await indexes.places(self.connection, jobs)
+
+    async def depths(self) -> dict[str, int]:
+        """By pipeline type: how many jobs are PENDING, in back-off too."""
+        return await indexes.depths(self.connection)
+
+    async def delete(self, job_id: str, check: Callable[[Job], None] | None = None) -> None:
+        """Removes all that is kept of a job; does nothing when there is none. `check` looks at the very record that
+        is removed, and raises to keep it."""
         keys = JobKeys.of(job_id)
-        record = await self._connection.command("HGET", keys.job, "record")
-        if record is not None:  # indexes first: after a crash in between, the job is still there to be deleted
-            indexes = records.indexes(records.load_job(record))
-            await self._connection.commands([("ZREM", index, job_id) for index in indexes])
-        await self._connection.command("UNLINK", *keys.all())
+        for _ in range(TRANSACT_TRIES):
+            record, version = await self.connection.command("HMGET", keys.job, "record", "version")
+            job = records.load_job(record) if record is not None else None
+            if job is not None and check is not None:
+                check(job)
+            leave, _ = indexes.moves(job, None)
+            removed = await self.connection.script(
+                "delete",
+                [keys.job, changes.CHANGES, *(key for key, _, _ in leave), *keys.all()[1:]],
+                [
+                    int(version or 0),
+                    job_id,
+                    job.org_id if job else "",
+                    changes.KEEP,
+                    len(leave),
+                    *(member for _, _, member in leave),
+                ],
+            )
+            if removed:
+                return
+        raise Conflict(f"Job {job_id} kept changing while it was deleted.", suggestion="Try again.")
+
+    async def restore(
+        self,
+        job: Job,
+        events: Sequence[EventDraft] = (),
+        inputs: Sequence[InputState] = (),
+        outputs: Sequence[Output] = (),
+        progress: Sequence[ProgressDraft] = (),
+        checkpoints: Sequence[Checkpoint] = (),
+        event_count: int = 0,
+        progress_count: int = 0,
+    ) -> bool:
+        """Writes a whole job, all or nothing, for recovery; False: there is one with its id, which stays as it is.
+        `event_count` and `progress_count` are the numbers that were given before (and are in the archive): the
+        given events and entries get the next ones."""
+        keys = JobKeys.of(job.id)
+        _, enter = indexes.moves(None, job)
+        places: list[Argument] = [part for _, score, member in enter for part in (score, member)]
+        code = await self.connection.script(
+            "restore",
+            [
+                *(keys.job, keys.writes, changes.CHANGES, keys.events, keys.progress, keys.inputs, keys.outputs),
+                *(keys.arrivals, keys.checkpoints, keys.mirror),
+                *(key for key, _, _ in enter),
+            ],
+            [
+                ids.new_id("wrt"),
+                *records.record_fields(job),
+                changes.KEEP,
+                self._keep_events,
+                self._keep_progress,
+                event_count,
+                progress_count,
+                len(enter),
+                *records.content(events, progress, inputs, outputs, checkpoints, *places),
+            ],
+        )
+        return bool(code != b"exists")
 
     # --- what a driver tells --------------------------------------------------------------------------
 
     async def mirror(self, job_id: str, batch: Mirror) -> MirrorReply:
         """Takes a batch over, all or nothing and once. Raises StaleAttempt when the attempt is over."""
         keys = JobKeys.of(job_id)
-        code, status, version, seq = await self._connection.script(
+        code, status, version, seq = await self.connection.script(
             "mirror",
-            [keys.job, keys.mirror, keys.events, keys.progress, keys.inputs, keys.outputs, keys.arrivals],
+            [
+                *(keys.job, keys.mirror, keys.events, keys.progress),
+                *(keys.inputs, keys.outputs, keys.arrivals, keys.checkpoints),
+            ],
             records.mirror_arguments(batch, self._keep_events, self._keep_progress),
         )
         if code == b"missing":
@@ -177,21 +244,25 @@ class Store:
     async def live(self, job_id: str) -> Live | None:
         """The latest heartbeat and display data; None before the first batch."""
         key = JobKeys.of(job_id).mirror
-        return records.load_live(await self._connection.command("HGETALL", key))
+        return records.load_live(await self.connection.command("HGETALL", key))
 
     async def inputs(self, job_id: str) -> dict[str, InputState]:
         """By input id; an input that no driver has spoken of yet is not there."""
         key = JobKeys.of(job_id).inputs
-        fields = await self._connection.command("HGETALL", key)
+        fields = await self.connection.command("HGETALL", key)
         return {name.decode(): InputState.model_validate_json(state) for name, state in fields.items()}
 
     async def outputs(self, job_id: str) -> list[Output]:
         """In the order of their first arrival."""
         keys = JobKeys.of(job_id)
-        arrivals, fields = await self._connection.commands(
-            [("LRANGE", keys.arrivals, 0, -1), ("HGETALL", keys.outputs)]
-        )
+        arrivals, fields = await self.connection.commands([("LRANGE", keys.arrivals, 0, -1), ("HGETALL", keys.outputs)])
         return [Output.model_validate_json(fields[name]) for name in arrivals if name in fields]
+
+    async def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        """By step."""
+        found = await self.connection.command("HVALS", JobKeys.of(job_id).checkpoints)
+        checkpoints = [Checkpoint.model_validate_json(record) for record in found]
+        return sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.id))
 
     # --- events and progress --------------------------------------------------------------------------
 
@@ -237,70 +308,69 @@ class Store:
         await self._read(job_id)
         keys = JobKeys.of(job_id)
         while True:
-            events, progress = await streams.wait(self._connection, keys, after_event, after_progress, block_ms)
-            if not events and not progress and not await self._connection.command("EXISTS", keys.job):
+            events, progress = await streams.wait(self.connection, keys, after_event, after_progress, block_ms)
+            if not events and not progress and not await self.connection.command("EXISTS", keys.job):
                 return
             after_event = events[-1].id if events else after_event
             after_progress = progress[-1].id if progress else after_progress
             yield streams.merged(events, progress)
 
+    async def drop_streams(
+        self, job_id: str, event_count: int | None = None, progress_count: int | None = None
+    ) -> None:
+        """Forgets a job's events and progress entries up to the given numbers (those that the archive holds);
+        without a number, all that are there. Numbers are not given again, totals stay."""
+        keys = JobKeys.of(job_id)
+        given = await self.connection.command("HMGET", keys.job, "events", "progress")
+        asked = zip((keys.events, keys.progress), (event_count, progress_count), given, strict=True)
+        trims = [
+            ("XTRIM", key, "MINID", f"{(int(all_of_them or 0) if count is None else count) + 1}-0")
+            for key, count, all_of_them in asked
+        ]
+        await self.connection.commands(trims)
+
     # --- inside ---------------------------------------------------------------------------------------
 
     async def _read(self, job_id: str) -> tuple[Job, int]:
         key = JobKeys.of(job_id).job
-        record, version = await self._connection.command("HMGET", key, "record", "version")
+        record, version = await self.connection.command("HMGET", key, "record", "version")
         if record is None or version is None:
             raise _not_found(job_id)
         return records.load_job(record), int(version)
 
-    async def _write(self, job: Job, events: Sequence[EventDraft], version: int) -> bool:
+    async def _write(
+        self, old: Job | None, job: Job, events: Sequence[EventDraft], version: int, lease: Lease | None = None
+    ) -> bool:
         """False: the record had changed. One id for all tries of the connection, so that a try whose reply was
         lost is known again, even after others wrote."""
+        if lease is not None and not lease.token:
+            raise _lost(lease)
         keys = JobKeys.of(job.id)
-        code, _ = await self._connection.script(
+        leave, enter = indexes.moves(old, job)
+        code, _ = await self.connection.script(
             "write",
-            [keys.job, keys.events, keys.writes],
+            [
+                *(keys.job, keys.events, keys.writes, changes.CHANGES, lease.key if lease else _NO_LEASE),
+                *(key for key, _, _ in leave),
+                *(key for key, _, _ in enter),
+            ],
             [
                 version,
                 ids.new_id("wrt"),
                 self._keep_events,
                 *records.record_fields(job),
+                changes.KEEP,
+                lease.token if lease else "",
+                len(leave),
+                len(enter),
+                *(member for _, _, member in leave),
+                *(part for _, score, member in enter for part in (score, member)),
                 *(records.dump(event) for event in events),
             ],
         )
+        if code == b"lease_lost" and lease is not None:
+            raise _lost(lease)
         return bool(code != b"conflict")
-
-    async def _index(self, job: Job, when: datetime) -> None:
-        """Before the record is written: an index entry without a job is skipped, a job without one is lost."""
-        created, entered = _score(job.created_at), _score(when)
-        await self._connection.commands(
-            [
-                ("ZADD", index, entered if index == records.ACTIVE_JOBS else created, job.id)
-                for index in records.indexes(job)
-            ]
-        )
-
-    async def _jobs_of(self, job_ids: list[str]) -> list[Job]:
-        """In the given order, without those that are gone."""
-        jobs: list[Job] = []
-        for start in range(0, len(job_ids), _CHUNK):
-            reads = [("HGET", JobKeys.of(name).job, "record") for name in job_ids[start : start + _CHUNK]]
-            found = await self._connection.commands(reads)
-            jobs += [records.load_job(record) for record in found if record is not None]
-        return jobs
-
-    async def _matching(self, index: str, status: Status | None, q: str) -> AsyncIterator[str]:
-        members = await self._connection.command("ZREVRANGE", index, 0, -1)
-        names = [name.decode() for name in members]
-        for start in range(0, len(names), _CHUNK):
-            chunk = names[start : start + _CHUNK]
-            reads = [("HMGET", JobKeys.of(name).job, "status", "search") for name in chunk]
-            found = await self._connection.commands(reads)
-            for name, (has_status, search) in zip(chunk, found, strict=True):
-                if has_status is None or (status is not None and has_status.decode() != status):
-                    continue
-                if q in search.decode():
-                    yield name
 
     async def _page(
         self,
@@ -311,21 +381,17 @@ class Store:
         load: Callable[[int, bytes], E],
     ) -> tuple[int, list[E]]:
         keys = JobKeys.of(job_id)
-        version, count = await self._connection.command("HMGET", keys.job, "version", name)
+        version, count = await self.connection.command("HMGET", keys.job, "version", name)
         if version is None:
             raise _not_found(job_id)
         filters = {field: value for field, value in wanted.items() if value is not None}
         key: str = getattr(keys, name)
-        total, entries = await streams.read(self._connection, key, int(count or 0), filters, page)
+        total, entries = await streams.read(self.connection, key, int(count or 0), filters, page)
         return total, [load(number, draft) for number, draft in entries]
 
 
-def _active(job: Job) -> bool:
-    return not job.status.terminal or job.holds_capacity
-
-
-def _score(when: datetime) -> int:
-    return int(when.timestamp() * 1_000_000)
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(f"{lease.holder} does not hold the lease {lease.name} any more.")
 
 
 def _not_found(job_id: str) -> NotFound:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from store_lab import checkpoint, count_up, keys, numbers, on, output, progress, running
 from valkey_lab import NOW, OWNER, Valkey, alive, event, make_job, python, wait_until
 
 from jos.core.commands import Admit, Cancel, Completed, DriverGone, Retry, Started
@@ -21,55 +21,11 @@ from jos.core.errors import (
     StoreUnavailable,
 )
 from jos.core.ids import new_id
-from jos.core.lifecycle import Transition
-from jos.core.model import Event, InputState, InputStatus, Job, Level, Output, Progress, ProgressDraft, Status
+from jos.core.model import Event, InputState, InputStatus, Level, Progress, Status
 from jos.store import embedded
+from jos.store.changes import CHANGES
 from jos.store.records import JobKeys, Mirror
-from jos.store.redis import Decide, Store
-
-
-def on(valkey: Valkey, test: Callable[[Store], Awaitable[None]], decide: Decide | None = None) -> None:
-    async def run() -> None:
-        options = {} if decide is None else {"decide": decide}
-        async with await Store.open(None, valkey.data_dir, **options) as store:
-            await test(store)
-
-    asyncio.run(run())
-
-
-async def running(store: Store, token: str = "tok", **fields: object) -> Job:
-    job = await store.create(make_job(**fields), [event()])
-    await store.transact(job.id, Admit(token), NOW)
-    return await store.transact(job.id, Started(token), NOW)
-
-
-def count_up(job: Job, command: object, now: object) -> Transition:
-    """A command that is never the same as the one before: each must leave its own event and its own change."""
-    return Transition(job.model_copy(update={"retry_count": job.retry_count + 1}), (event(str(command)),))
-
-
-def progress(message: str, **fields: object) -> ProgressDraft:
-    return ProgressDraft(**{"kind": "inference", "message": message, "created_at": NOW, **fields})
-
-
-def output(name: str, **fields: object) -> Output:
-    defaults = {
-        "id": f"out_{name}",
-        "port": "worker.results",
-        "input_id": "inp_1",
-        "filename": f"{name}.csv",
-        "key": f"parts/{name}.csv",
-        "num_bytes": 10,
-        "sha256": "00",
-        "tasks": 1,
-        "created_at": NOW,
-    }
-    return Output(**{**defaults, **fields})
-
-
-def numbers(entries: list[Event] | list[Progress]) -> list[int]:
-    return [entry.id for entry in entries]
-
+from jos.store.redis import Store
 
 # --- jobs ---------------------------------------------------------------------------------------------
 
@@ -143,11 +99,11 @@ def test_active_jobs_are_those_that_are_not_over_or_still_hold_capacity(valkey: 
         job = await running(store)
         late = NOW + timedelta(hours=1)
         await store.transact(job.id, Cancel(), late)
-        assert {found.id for found in await store.active(late)} == {waiting.id, job.id}
+        assert {found.id for found in await store.active()} == {waiting.id, job.id}
         await store.transact(job.id, DriverGone("tok"), late)
-        assert [found.id for found in await store.active(late)] == [waiting.id]
-        await store.transact(job.id, Retry(), late)  # it was swept out of the index and must come back
-        assert {found.id for found in await store.active(late)} == {waiting.id, job.id}
+        assert [found.id for found in await store.active()] == [waiting.id]
+        await store.transact(job.id, Retry(), late)
+        assert {found.id for found in await store.active()} == {waiting.id, job.id}
 
     on(valkey, test)
 
@@ -155,12 +111,16 @@ def test_active_jobs_are_those_that_are_not_over_or_still_hold_capacity(valkey: 
 def test_delete_leaves_nothing_behind(valkey: Valkey) -> None:
     async def test(store: Store) -> None:
         job = await running(store)
-        batch = Mirror("tok", 1, NOW, [event()], [progress("p")], outputs=[output("a")], live={"x": 1})
+        state = InputState(input_id="inp_1", status=InputStatus.PROCESSING)
+        told = {"inputs": [state], "outputs": [output("a")], "checkpoints": [checkpoint(1)], "live": {"x": 1}}
+        batch = Mirror("tok", 1, NOW, [event()], [progress("p")], **told)
         await store.mirror(job.id, batch)
+        waiting = await store.create(make_job(), [event()])
         await store.delete(job.id)
-        assert await store._connection.command("KEYS", f"*{job.id}*") == []
+        await store.delete(waiting.id)
+        assert await keys(store) == {CHANGES}
         assert await store.jobs("org_a") == (0, [])
-        assert await store.active(NOW) == []
+        assert await store.active() == []
         with pytest.raises(NotFound):
             await store.mirror(job.id, batch)
 
@@ -493,20 +453,50 @@ def test_a_command_whose_reply_was_lost_takes_effect_once(valkey: Valkey) -> Non
     on(valkey, test)
 
 
+def test_a_task_that_only_talks_to_the_store_can_be_cancelled_at_any_moment(valkey: Valkey) -> None:
+    async def test(store: Store) -> None:
+        async def talk(times: int, enough: asyncio.Event) -> None:
+            while True:
+                await store.ping()
+                times -= 1
+                if times == 0:
+                    enough.set()
+
+        for times in range(1, 60):
+            enough = asyncio.Event()
+            talking = asyncio.create_task(talk(times, enough))
+            await enough.wait()
+            talking.cancel()
+            done, _ = await asyncio.wait([talking], timeout=5)
+            assert done
+            assert talking.cancelled()
+
+    on(valkey, test)
+
+
 def test_a_write_is_known_again_after_others_wrote(valkey: Valkey) -> None:
     async def test(store: Store) -> None:
         job = await store.create(make_job(), [event()])
-        keys = JobKeys.of(job.id)
-        arguments = [1, "wrt_1", 100, job.model_dump_json(), "PENDING", "", "", "{}"]
+        names = JobKeys.of(job.id)
+        fields = [job.model_dump_json(), "PENDING", "", "", job.id, job.org_id]
+        arguments = [1, "wrt_1", 100, *fields, 100, "holder", 0, 1, 7, job.id, event().model_dump_json()]
+        index, lease = "jos:jobs:test", "jos:lease:test"
+        await store.connection.command("SET", lease, "holder")
 
         async def write() -> bytes:
-            code, _ = await store._connection.script("write", [keys.job, keys.events, keys.writes], arguments)
+            places = [names.job, names.events, names.writes, CHANGES, lease, index]
+            code, _ = await store.connection.script("write", places, arguments)
             return bytes(code)
 
         assert await write() == b"written"
         await store.transact(job.id, Cancel(), NOW)
+        await store.connection.command("UNLINK", index, lease)
+        told = await store.connection.command("XLEN", CHANGES)
         assert await write() == b"repeated"
         assert (await store.get(job.id)).status is Status.CANCELLED
+        assert (await store.events(job.id))[0] == 3
+        assert await store.connection.command("XLEN", CHANGES) == told
+        assert await store.connection.command("EXISTS", index) == 0
 
     on(valkey, test)
 
@@ -547,7 +537,7 @@ def test_what_is_no_redis_url_is_refused() -> None:
 
 def test_a_server_that_is_out_of_memory_is_told_as_such(valkey: Valkey) -> None:
     async def test(store: Store) -> None:
-        await store._connection.command("CONFIG", "SET", "maxmemory", "1")
+        await store.connection.command("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             await store.create(make_job(), [event()])
 

@@ -18,6 +18,7 @@ from jos.core.stimuli import (
     Committed,
     Drain,
     GiveUp,
+    Grant,
     IndexDown,
     IndexUp,
     Instruction,
@@ -53,10 +54,17 @@ class World:
     sequence: int = 0  # a trainer's position
 
     @classmethod
-    def of(cls, plans: list[InputPlan], indexes: int = 2, planned: bool = True, **limits: object) -> World:
+    def of(
+        cls,
+        plans: list[InputPlan],
+        indexes: int = 2,
+        planned: bool = True,
+        granted: int | None = None,
+        **limits: object,
+    ) -> World:
         ledger = Ledger()
         groups = [] if planned else plan_groups([(p.input, 1) for p in plans], most=1)
-        brain = Dispatch(ledger, plans if planned else [], groups, indexes, Limits(**limits), 0.0)  # type: ignore[arg-type]
+        brain = Dispatch(ledger, plans if planned else [], groups, indexes, Limits(**limits), 0.0, granted)  # type: ignore[arg-type]
         world = cls(brain, ledger, {p.input: p for p in plans})
         world.obey(brain.start())
         return world
@@ -500,20 +508,75 @@ def test_a_span_whose_input_cannot_be_read_is_not_cut_in_half() -> None:
     assert world.failed() == 64
 
 
+# --- grants -------------------------------------------------------------------------------------------
+
+
+def started(world: World) -> list[int]:
+    return [s.index for s in world.seen if isinstance(s, StartIndex)]
+
+
+def test_a_grant_limits_how_many_indexes_are_started_and_a_larger_one_starts_more() -> None:
+    world = World.of([plan(1000)], indexes=4, granted=1)
+    assert started(world) == [0]
+    world.up(0)
+    world.tell(Grant(3))
+    assert started(world) == [0, 1, 2]
+    world.tell(Grant(9))  # more than the job can use
+    assert started(world) == [0, 1, 2, 3]
+    world.finish()
+    assert world.ledger.tasks_done == 1000
+
+
+@pytest.mark.parametrize("granted", [None, 4, 9])
+def test_without_a_limit_or_with_a_large_one_all_indexes_start_at_once(granted: int | None) -> None:
+    assert started(World.of([plan(1000)], indexes=4, granted=granted)) == [0, 1, 2, 3]
+
+
+def test_a_grant_that_is_repeated_or_smaller_changes_nothing() -> None:
+    world = World.of([plan(1000)], indexes=4, granted=2)
+    assert world.tell(Grant(2)) == world.tell(Grant(1)) == []
+    assert started(world) == [0, 1]
+
+
+def test_a_grant_starts_nothing_when_nothing_is_left_or_the_job_must_leave() -> None:
+    world = World.of([plan(10)], indexes=2, granted=1)
+    world.up(0)  # has all of it in hand now
+    assert world.tell(Grant(2)) == []
+    leaving = World.of([plan(1000)], indexes=2, granted=1)
+    leaving.up(0)
+    leaving.tell(Drain())
+    assert leaving.tell(Grant(2)) == []
+
+
+def test_training_stays_on_one_index_whatever_is_granted() -> None:
+    world = World.of([plan(100, ordinal=STEPS)], indexes=4, granted=1, sequential=True)
+    assert world.tell(Grant(4)) == []
+    assert started(world) == [0]
+
+
 class Walk(RuleBasedStateMachine):
     """Any order of work, deaths, poison and slow commits ends with every task in exactly one commit."""
 
     @initialize(
         sizes=st.lists(st.integers(0, 60), min_size=1, max_size=4),
         indexes=st.integers(1, 4),
+        granted=st.none() | st.integers(1, 4),
         planned=st.booleans(),
         bad=st.frozensets(st.integers(0, 59), max_size=2),
         deadly=st.frozensets(st.integers(0, 59), max_size=1),
     )
-    def begin(self, sizes: list[int], indexes: int, planned: bool, bad: frozenset[int], deadly: frozenset[int]) -> None:
+    def begin(
+        self,
+        sizes: list[int],
+        indexes: int,
+        granted: int | None,
+        planned: bool,
+        bad: frozenset[int],
+        deadly: frozenset[int],
+    ) -> None:
         self.sizes = sizes
         plans = [plan(n, span=7, ordinal=o) for o, n in enumerate(sizes)]
-        self.world = World.of(plans, indexes, planned)
+        self.world = World.of(plans, indexes, planned, granted)
         self.world.bad, self.world.deadly = bad, deadly - bad
 
     @property
@@ -534,6 +597,11 @@ class Walk(RuleBasedStateMachine):
     def die(self, index: int) -> None:
         if not self.over and self.world.brain.losses < 4 and index in self.world.lives:
             self.world.down(index)
+
+    @rule(indexes=st.integers(1, 5))
+    @precondition(lambda self: not self.over)
+    def grow(self, indexes: int) -> None:
+        self.world.tell(Grant(indexes))
 
     @rule()
     @precondition(lambda self: not self.over)

@@ -26,12 +26,15 @@ from jos.core.lifecycle import (
     DriverGone,
     Exited,
     Expire,
+    Grow,
+    Hold,
     LastWord,
     OfAttempt,
     Preempt,
     Reason,
     Retry,
     Started,
+    Taken,
     backoff,
     decide,
     new_job,
@@ -77,7 +80,7 @@ def walk(*commands: Command) -> Job:
 
 
 PENDING: tuple[Command, ...] = ()
-ADMITTED = (Admit("a"),)
+ADMITTED = (Admit("a", indexes=1),)
 RUNNING = (*ADMITTED, Started("a", "node-1", 17))
 PREEMPTED = (*RUNNING, Preempt())
 COMPLETED = (*RUNNING, Completed("a"))
@@ -95,6 +98,35 @@ CHANGES: dict[str, tuple[tuple[Command, ...], Command, Status, Reason, bool, lis
     "a waiting job is granted capacity": (
         *(PENDING, Admit("a"), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
         ["job.admitted"],
+    ),
+    "a waiting job is told why it waits": (
+        *(PENDING, Hold(Reason.CLUSTER_FULL, "0 of 8 GPUs are free"), Status.PENDING, Reason.CLUSTER_FULL, False),
+        ["job.waiting"],
+    ),
+    "a waiting job is told of another reason": (
+        *((Hold(Reason.CLUSTER_FULL, "full"),), Hold(Reason.QUOTA_EXHAUSTED, "used up")),
+        *(Status.PENDING, Reason.QUOTA_EXHAUSTED, False),
+        ["job.waiting"],
+    ),
+    "a driver takes an attempt on": (
+        *(ADMITTED, Taken("a", "warm-1", "node-1", 17), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        [],
+    ),
+    "a driver takes a job that was cancelled meanwhile": (
+        *((*ADMITTED, Cancel()), Taken("a", "warm-1"), Status.CANCELLED, Reason.CANCELLED_BY_USER, True),
+        [],
+    ),
+    "a driver takes a job that was retried meanwhile": (
+        *((*ADMITTED, Cancel(), Retry()), Taken("a", "warm-1"), Status.PENDING, Reason.WAITING_FOR_DRIVER, True),
+        [],
+    ),
+    "a running job is granted more": (
+        *(RUNNING, Grow("a", 4), Status.RUNNING, Reason.DRIVER_STARTED, True),
+        ["job.grown"],
+    ),
+    "an admitted job is granted more before its driver is up": (
+        *(ADMITTED, Grow("a", 2), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        ["job.grown"],
     ),
     "the driver of an admitted job has an index up": (
         *(ADMITTED, Started("a"), Status.RUNNING, Reason.DRIVER_STARTED, True),
@@ -272,6 +304,10 @@ STALE: dict[str, tuple[tuple[Command, ...], Command]] = {
     "a zombie's start after it was given up": ((*ADMITTED, DriverGone("a")), Started("a")),
     "a start after the end": (COMPLETED, Started("a")),
     "a second, different last word": (FAILED, Completed("a")),
+    "a driver for an attempt that was given up": ((*ADMITTED, DriverGone("a")), Taken("a", "warm-1")),
+    "a driver for an attempt that is done": (COMPLETED, Taken("a", "warm-1")),
+    "more for the attempt before": ((*RUNNING, Drained("a"), Admit("b", indexes=1)), Grow("a", 4)),
+    "more for an attempt that is done": (COMPLETED, Grow("a", 4)),
 }
 
 
@@ -299,6 +335,10 @@ INVALID: dict[str, tuple[tuple[Command, ...], Command]] = {
     "queue timeout of a running job": (RUNNING, Expire("queue")),
     "run timeout of a waiting job": (PENDING, Expire("run")),
     "timeout after the end": (COMPLETED, Expire("run")),
+    "a reason to wait while running": (RUNNING, Hold(Reason.CLUSTER_FULL, "full")),
+    "a reason to wait after the end": (FAILED, Hold(Reason.CLUSTER_FULL, "full")),
+    "more while on the way out": (PREEMPTED, Grow("a", 4)),
+    "more after a cancel": (CANCELLED, Grow("a", 4)),
 }
 
 
@@ -353,6 +393,35 @@ def test_a_retry_waits_and_keeps_the_failure() -> None:
 def test_completion_forgets_the_failure_of_an_earlier_attempt() -> None:
     job = walk(*RUNNING, Exited("a", BOOM, True), Admit("b"), Started("b"), Completed("b", "Done."))
     assert (job.status, job.error, job.completed_at) == (Status.COMPLETED, None, NOW)
+
+
+def test_a_reason_to_wait_is_told_once_and_gone_with_the_wait() -> None:
+    job = walk(Hold(Reason.CLUSTER_FULL, "needs 1 GPU; 0 of 8 are free"))
+    assert job.reason_message == "needs 1 GPU; 0 of 8 are free"
+    assert decide(job, Hold(Reason.CLUSTER_FULL, "needs 1 GPU; 1 of 9 is free"), NOW).job is job
+    assert decide(job, Admit("a"), NOW).job.reason_message == ""
+
+
+def test_a_grant_only_grows() -> None:
+    job = walk(*RUNNING, Grow("a", 4))
+    assert job.attempt is not None
+    assert job.attempt.indexes == 4
+    for fewer in (1, 3, 4):
+        assert decide(job, Grow("a", fewer), NOW).job is job
+    without_limit = walk(Admit("a"), Started("a"))
+    assert decide(without_limit, Grow("a", 4), NOW).job is without_limit
+    again = walk(*RUNNING, Grow("a", 4), Drained("a"), Admit("b", indexes=2))
+    assert again.attempt is not None
+    assert (again.attempt.indexes, again.attempt.driver) == (2, "")
+
+
+def test_whoever_takes_an_attempt_is_in_the_record_and_keeps_it() -> None:
+    job = walk(*ADMITTED, Taken("a", "warm-1", "node-1", 17))
+    attempt = job.attempt
+    assert attempt is not None
+    with pytest.raises(StaleAttempt, match="driven by warm-1"):
+        decide(job, Taken("a", "warm-2", "node-2", 18), NOW)
+    assert (attempt.driver, attempt.host, attempt.pid, attempt.started_at) == ("warm-1", "node-1", 17, None)
 
 
 def test_preemption_and_draining_cost_no_retries() -> None:
@@ -432,6 +501,7 @@ def reachable() -> list[Job]:
 
 def every_command() -> list[Command]:
     fixed: list[Command] = [Preempt(), Cancel(), Retry(), Expire("queue"), Expire("run"), Admit("new")]
+    fixed += [Hold(Reason.CLUSTER_FULL, "full"), Taken("a", "warm-1"), Grow("a", 4)]
     failed = [Exited("a", BOOM, True), Exited("a", IMPOSSIBLE, False)]
     return [*fixed, *failed, Started("a"), Completed("a"), Drained("a"), DriverGone("a")]
 
@@ -491,10 +561,13 @@ class Walk(RuleBasedStateMachine):
             after = decide(before, command, self.now)
         except StaleAttempt:
             assert isinstance(command, OfAttempt)
-            assert before.attempt is None or command.token != before.attempt.token or command.token not in self.alive
+            current = before.attempt is not None and command.token == before.attempt.token
+            taken = before.attempt is not None and before.attempt.driver != "" and isinstance(command, Taken)
+            assert not current or command.token not in self.alive or taken
             return False
         except InvalidTransition:
             assert not isinstance(command, Drained | Exited | DriverGone), "a driver that leaves is always heard"
+            assert not isinstance(command, Taken), "a driver that comes is told Yes or that it is stale"
             return False
         self.check(before, command, after.job, [event.event_type for event in after.events])
         self.job, self.last = after.job, command
@@ -507,10 +580,14 @@ class Walk(RuleBasedStateMachine):
         if before.status != after.status:
             expected = EVENT_OF.get(after.status) or ("job.retried" if isinstance(command, Retry) else "job.requeued")
             assert expected in events
+        elif isinstance(command, Hold | Taken | Grow):
+            assert events == {Hold: ["job.waiting"], Taken: [], Grow: ["job.grown"]}[type(command)]
+            assert after.holds_capacity == before.holds_capacity
         else:
             assert not events
             assert before.holds_capacity
             assert not after.holds_capacity
+        self.check_attempt(before.attempt, after.attempt)
         if before.status.terminal and after.status != before.status:
             assert isinstance(command, Retry)
             assert before.status is not Status.COMPLETED
@@ -526,12 +603,39 @@ class Walk(RuleBasedStateMachine):
             self.retries = 0
         self.retries += events.count("attempt.failed")
 
-    @rule()
-    def admit(self) -> None:
-        self.send(Admit(f"token-{len(self.tokens) + 1}"))
+    def check_attempt(self, before: Attempt | None, after: Attempt | None) -> None:
+        """Within one attempt the driver stays the same, and a grant is never taken back."""
+        if before is None or after is None or before.token != after.token:
+            return
+        assert before.driver in ("", after.driver)
+        assert before.indexes is None or (after.indexes is not None and after.indexes >= before.indexes)
+
+    @rule(indexes=st.sampled_from([None, 1, 2]))
+    def admit(self, indexes: int | None) -> None:
+        self.send(Admit(f"token-{len(self.tokens) + 1}", indexes=indexes))
+
+    @rule(reason=st.sampled_from([Reason.CLUSTER_FULL, Reason.QUOTA_EXHAUSTED]))
+    def hold(self, reason: Reason) -> None:
+        assert self.send(Hold(reason, "in words")) == (self.job.status is Status.PENDING)
+
+    @rule(indexes=st.integers(1, 4))
+    @precondition(lambda self: self.tokens)
+    def grow(self, indexes: int) -> None:
+        self.send(Grow(self.tokens[-1], indexes))
+
+    @rule(driver=st.sampled_from(["warm-1", "warm-2"]))
+    @precondition(lambda self: self.tokens)
+    def driver_comes(self, driver: str) -> None:
+        """Of all that come for an attempt, only the first is let in, whatever became of the job."""
+        attempt = self.job.attempt
+        assert attempt is not None
+        free = attempt.driver == driver or (self.job.holds_capacity and attempt.driver == "")
+        assert self.send(Taken(self.tokens[-1], driver)) == free
 
     def say(self, token: str, kind: str) -> Command:
         words: dict[str, Command] = {
+            "take": Taken(token, "zombie"),
+            "grow": Grow(token, 9),
             "start": Started(token, "node"),
             "complete": Completed(token),
             "drain": Drained(token),
@@ -551,7 +655,10 @@ class Walk(RuleBasedStateMachine):
     def driver_leaves(self, kind: str) -> None:
         self.send(self.say(self.tokens[-1], kind))
 
-    @rule(age=st.integers(1, 3), kind=st.sampled_from(["start", "complete", "stumble", "give up", "drain", "gone"]))
+    @rule(
+        age=st.integers(1, 3),
+        kind=st.sampled_from(["take", "grow", "start", "complete", "stumble", "give up", "drain", "gone"]),
+    )
     @precondition(lambda self: len(self.tokens) > 1)
     def zombie_speaks(self, age: int, kind: str) -> None:
         """The driver of an earlier attempt wakes up."""

@@ -1,0 +1,110 @@
+"""The API as an ASGI application: opens the parts, puts the routes together, and closes in order.
+
+May import: everything below the command line. Tests: tests/integration/test_api_service.py. For people: docs/api.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from jos import __version__
+from jos.api import (
+    docs_page,
+    errors,
+    events,
+    files,
+    health,
+    inputs,
+    jobs,
+    keys,
+    openapi,
+    outputs,
+    registry,
+    signed,
+    stream,
+    uploads,
+)
+from jos.api.catalogue import Catalogue
+from jos.api.context import Service
+from jos.api.frame import Frame
+from jos.api.hub import Hub
+from jos.api.limits import Buckets, Limits
+from jos.api.metrics import Metrics
+from jos.api.remembered import Remembered
+from jos.api.removal import Removals
+from jos.files.service import Files
+from jos.links import Links
+from jos.settings import Settings
+from jos.store.keys import ApiKeys
+from jos.store.pipelines import Pipelines
+from jos.wiring import Wired, open_queues, wired
+
+ROOMS = (jobs, events, stream, inputs, outputs, registry, uploads, files, keys)
+BASES = ("/v0.5", "/api/v0.5", "/api")  # the same for all clients; only the first is shown in the description
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """An app whose parts are opened when it starts and closed when it ends."""
+    metrics = Metrics()
+    app = FastAPI(
+        title="JOS",
+        version=__version__,
+        description=openapi.DESCRIPTION,
+        lifespan=_open,
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+    )
+    app.state.settings, app.state.metrics = settings or Settings(), metrics
+    for base in BASES:
+        for room in ROOMS:
+            app.include_router(room.router, prefix=base, include_in_schema=base == BASES[0])
+    for room in (signed, health, docs_page):
+        app.include_router(room.router)
+    errors.install(app)
+    openapi.install(app)
+    app.add_middleware(Limits)
+    app.add_middleware(Frame, metrics=metrics)  # added last, so outermost
+    return app
+
+
+@asynccontextmanager
+async def _open(app: FastAPI) -> AsyncIterator[None]:
+    async with wired(app.state.settings) as parts:
+        service = app.state.service = await _service(parts, app.state.metrics)
+        service.removals.start()
+        try:
+            yield
+        finally:
+            await service.hub.stop()
+            await service.removals.close()
+
+
+async def _service(parts: Wired, metrics: Metrics) -> Service:
+    settings, store, storage = parts.settings, parts.store, parts.storage
+    kept = Files(store, storage)
+    return Service(
+        settings=settings,
+        store=store,
+        storage=storage,
+        keys=ApiKeys(store.connection),
+        files=kept,
+        links=await Links.open(store.connection, storage),
+        queues=open_queues(settings),
+        catalogue=Catalogue(parts.registry, Pipelines(store.connection), settings.org),
+        hub=Hub(store, storage, metrics),
+        remembered=Remembered(store, storage),
+        removals=Removals(store, storage, kept),
+        rates=Buckets(settings.rate_limit, 2 * settings.rate_limit),
+        metrics=metrics,
+    )
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,73 @@
+"""What every route works with: the open parts of one API process, and who is asking.
+
+May import: fastapi, jos below the API. Tests: tests/integration/test_api_*.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
+
+from jos.settings import Settings
+from jos.storage.base import Storage
+from jos.store.connection import Connection
+from jos.store.keys import ApiKeys, Role
+from jos.store.redis import Store
+
+if TYPE_CHECKING:  # these rooms know the Service themselves
+    from jos.api.catalogue import Catalogue
+    from jos.api.hub import Hub
+    from jos.api.limits import Buckets
+    from jos.api.metrics import Metrics
+    from jos.api.remembered import Remembered
+    from jos.api.removal import Removals
+    from jos.core.queues import QueueConfig
+    from jos.files.service import Files
+    from jos.links import Links
+
+
+@dataclass
+class Service:
+    """Opened once per process by the app's lifespan and kept in `app.state.service`."""
+
+    settings: Settings
+    store: Store
+    storage: Storage
+    keys: ApiKeys
+    files: Files
+    links: Links
+    queues: QueueConfig
+    catalogue: Catalogue  # pipelines: those in folders and those that were created over the API
+    hub: Hub  # fans a job's events out to whoever listens
+    remembered: Remembered  # what the process keeps of jobs so as not to read it again
+    removals: Removals  # deletes the folders of deleted jobs
+    rates: Buckets
+    metrics: Metrics = field(repr=False)
+
+    @property
+    def connection(self) -> Connection:
+        return self.store.connection
+
+
+@dataclass(frozen=True)
+class Caller:
+    org_id: str
+    role: Role
+    key_id: str
+
+
+def service(request: Request) -> Service:
+    found: Service = request.app.state.service
+    return found
+
+
+def base_url(connection: HTTPConnection) -> str:
+    """Where clients reach this API, without a slash at the end; what links in answers begin with."""
+    settings: Settings = connection.app.state.settings
+    return (settings.public_url or str(connection.base_url)).rstrip("/")
+
+
+Parts = Annotated[Service, Depends(service)]

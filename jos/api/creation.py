@@ -1,0 +1,156 @@
+"""From the body of POST /batch/jobs to a job that waits: everything that can be wrong with it is found before a trace
+of it is left behind.
+
+May import: jos below the API. Tests: tests/integration/test_api_jobs.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from jos import wire
+from jos.api.context import Caller, Service
+from jos.core import config
+from jos.core.errors import BadRequest, Conflict, Forbidden, NotFound
+from jos.core.files import File
+from jos.core.ids import is_id, new_id
+from jos.core.model import Checkpoint, InputRef, Job, JobInput, JobRequest, Pipeline, job_folder
+from jos.storage.source import stat_input
+from jos.store import idempotency
+from jos.submission import enter, resolved
+
+_TRAINING_JOBS = 50  # looked at in one go for a checkpoint
+_NAMED = 100  # unknown files named in one message
+
+
+async def create(parts: Service, caller: Caller, body: wire.JobCreate, idempotency_key: str | None) -> Job:
+    _check_priority(parts, caller, body.priority)
+    pipeline = await parts.catalogue.runnable(caller.org_id, body.pipeline_key, body.pipeline_version)
+    request = JobRequest.model_construct(**vars(body))  # every part of it is validated already
+    parameters = config.resolve(pipeline, request)
+    inputs = await _inputs(parts, caller.org_id, request, pipeline)
+    job_id, claimed = new_id("job"), False
+    if idempotency_key is not None:
+        job_id, claimed = await _claim(parts, caller.org_id, idempotency_key, body, job_id)
+        if not claimed:
+            try:
+                return await parts.store.get(job_id)
+            except NotFound:  # whoever came first did not get that far: go on in its place
+                pass
+    spec = resolved(request, pipeline, parameters, [source for source, _ in inputs], caller.org_id, job_id)
+    try:
+        # before the record is there: a file must not be deleted between the look at it and the job
+        await _mark(parts, caller.org_id, sorted({uid for _, uid in inputs if uid}), job_id)
+        queue = parts.queues.queue_of(pipeline.pipeline_key, pipeline.queue)
+        return await enter(spec, parts.store, parts.storage, queue)
+    except Conflict:
+        if idempotency_key is None:
+            raise
+        return await parts.store.get(job_id)  # the same request, twice at once
+
+
+def _check_priority(parts: Service, caller: Caller, priority: int | None) -> None:
+    ceiling = parts.queues.ceiling(caller.role)
+    if priority is not None and priority > ceiling:
+        raise Forbidden(f"A key with the role {caller.role} may ask for a priority up to {ceiling}, not {priority}.")
+
+
+async def _mark(parts: Service, org_id: str, uids: list[str], job_id: str) -> None:
+    try:
+        await parts.files.readers(org_id, uids, job_id)
+    except NotFound as error:
+        raise BadRequest(error.message) from error
+
+
+async def _claim(parts: Service, org_id: str, key: str, body: wire.JobCreate, job_id: str) -> tuple[str, bool]:
+    """(the id that goes with this key, whether it is ours). Raises Conflict for another body."""
+    digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    there, known = await idempotency.claim(parts.connection, org_id, key, digest, job_id)
+    if known != digest:
+        raise Conflict("This Idempotency-Key was used for another request.", suggestion="Take a fresh key.")
+    return there, there == job_id
+
+
+# --- inputs -------------------------------------------------------------------------------------------
+
+
+async def _inputs(
+    parts: Service, org_id: str, request: JobRequest, pipeline: Pipeline
+) -> list[tuple[JobInput, str | None]]:
+    """Every input, with the uid of its file. Raises BadRequest that names all that are not there."""
+    refs = [(port, ref) for port, refs in request.inputs.items() for ref in refs]
+    names = list(dict.fromkeys(ref.file_id for _, ref in refs if ref.file_id))
+    files = await parts.files.resolve(org_id, names) if names else {}
+    checkpoints = {
+        ref.checkpoint_id: await find_checkpoint(parts, org_id, ref.checkpoint_id)
+        for _, ref in refs
+        if ref.checkpoint_id
+    }
+    unknown = [name for name in names if name not in files]
+    unknown += [name for name, found in checkpoints.items() if found is None]
+    if unknown:
+        shown = ", ".join(unknown[:_NAMED]) + (f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else "")
+        raise BadRequest(
+            f"{len(unknown)} of {len(names) + len(checkpoints)} inputs do not exist: {shown}.",
+            suggestion="Upload the files first; a checkpoint is one that GET …/checkpoints of a training job shows.",
+        )
+    made: list[tuple[JobInput, str | None]] = []
+    for port, ref in refs:
+        tracked = pipeline.inputs[port].tracked
+        if ref.file_id:
+            file = files[ref.file_id]
+            made.append((_of_file(parts, port, ref, file, tracked), file.uid))
+        elif ref.checkpoint_id and (found := checkpoints[ref.checkpoint_id]):
+            made.append((await asyncio.to_thread(_of_checkpoint, parts, port, ref, *found), None))
+    return made
+
+
+def _of_file(parts: Service, port: str, ref: InputRef, file: File, tracked: bool) -> JobInput:
+    return JobInput(
+        id=new_id("inp"),
+        port=port,
+        url=parts.storage.location(file.key),
+        filename=file.name,
+        file_id=file.name,
+        num_bytes=file.num_bytes,
+        fingerprint=file.fingerprint,
+        metadata=ref.metadata,
+        tracked=tracked,
+    )
+
+
+def _of_checkpoint(parts: Service, port: str, ref: InputRef, job_id: str, org_id: str, found: Checkpoint) -> JobInput:
+    url = parts.storage.location(job_folder(org_id, job_id) + found.key)
+    num_bytes, fingerprint = stat_input(url)
+    return JobInput(
+        id=new_id("inp"),
+        port=port,
+        url=url,
+        filename=found.name,
+        file_id=found.id,
+        num_bytes=num_bytes,
+        fingerprint=fingerprint,
+        metadata=ref.metadata,
+        tracked=False,
+    )
+
+
+async def find_checkpoint(parts: Service, org_id: str, wanted: str) -> tuple[str, str, Checkpoint] | None:
+    """(job, organisation, checkpoint), among the organisation's training jobs, the newest first."""
+    if not is_id(wanted, "ckp"):
+        return None
+    offset = 0
+    while True:
+        _, jobs = await parts.store.jobs(org_id, offset, _TRAINING_JOBS, pipeline_type="training")
+        for job, found in zip(jobs, await _checkpoints(parts, jobs), strict=True):
+            for checkpoint in found:
+                if checkpoint.id == wanted:
+                    return job.id, job.org_id, checkpoint
+        if len(jobs) < _TRAINING_JOBS:
+            return None
+        offset += len(jobs)
+
+
+async def _checkpoints(parts: Service, jobs: list[Job]) -> list[list[Checkpoint]]:
+    return await asyncio.gather(*(parts.store.checkpoints(job.id) for job in jobs))

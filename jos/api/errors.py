@@ -1,0 +1,162 @@
+"""Every error that leaves the API, in one shape: {"errors": [{code, message, suggestion?, path?, error_uid}]}.
+
+May import: fastapi, jos.core, jos.wire. Tests: tests/integration/test_api_errors.py.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from jos import wire
+from jos.core.errors import BadRequest, ConfigInvalid, JosError, TooManyRequests, Violation
+from jos.core.schema import json_path
+
+log = structlog.get_logger("jos.api")
+
+_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "too_large",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+    422: "validation_error",
+    429: "too_many_requests",
+    431: "headers_too_large",
+    500: "internal_error",
+    503: "unavailable",
+}
+_RETRY_SECONDS = 2  # what a client is told when the store or the storage is away
+_MOST_VIOLATIONS = 200  # of one answer
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: which errors it gives, besides those that every route gives."""
+    return {
+        status: {"model": wire.ErrorBody, "description": HTTPStatus(status).phrase}
+        for status in sorted({401, 403, 429, 431, 500, 503, *statuses})
+    }
+
+
+def answer(error: JosError) -> Response:
+    """The response that tells of an error."""
+    headers: dict[str, str] = {}
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    elif error.http_status == 503:
+        headers["Retry-After"] = str(_RETRY_SECONDS)
+    elif error.http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, ConfigInvalid) and error.violations:
+        items = _violations(error)
+    else:
+        items = [_item(error.code, error.message, error.suggestion)]
+    return _response(error.http_status, items, headers)
+
+
+def unexpected(error: BaseException) -> Response:
+    """500: what happened is in the log under the answer's error_uid, and nowhere else."""
+    item = _item("internal_error", "Something went wrong inside JOS.", "Give error_uid to whoever runs this service.")
+    log.error("unexpected error", error_uid=item.error_uid, exc_info=error)
+    return _response(500, [item], {})
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(JosError, _jos_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+async def _jos_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, JosError)
+    if error.http_status == 500:  # a failure that has a name all the same, e.g. of a damaged record
+        return unexpected(error)
+    return answer(error)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """Starlette's own: unknown route, wrong method, a broken body."""
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = "There is no such route."
+    elif error.status_code == 405:
+        message = "This route does not take that method."
+    code = _CODES.get(error.status_code, "error")
+    headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-length"}
+    return _response(error.status_code, [_item(code, message, None)], headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """What FastAPI finds: a body that is no JSON or a bad parameter is 400, a body that breaks its schema 422."""
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    broken = next((one for one in found if one["type"] == "json_invalid"), None)
+    if broken is not None:
+        reason = broken.get("ctx", {}).get("error", broken["msg"])
+        return answer(BadRequest(f"The body is not JSON: {reason}."))
+    asked = [one for one in found if one["loc"][0] != "body"]
+    if asked:
+        items = []
+        for one in asked[:_MOST_VIOLATIONS]:
+            where, name = str(one["loc"][0]), ".".join(str(step) for step in one["loc"][1:])
+            items.append(_item("bad_request", f"{where} parameter {name}: {_sentence(one)}", None, path=name))
+        return _response(400, items, {})
+    violations = list(_in_body(found))
+    return answer(ConfigInvalid("The body is not valid.", violations))
+
+
+def _in_body(found: Sequence[Any]) -> Iterable[Violation]:
+    for one in found:
+        steps = [step for step in one["loc"][1:] if step != "[key]"]
+        path = json_path(steps)
+        if one["type"] == "missing":
+            yield Violation(path, "is required.", "missing")
+        elif one["type"] == "extra_forbidden":
+            yield Violation(path, "is not a known field.", "unknown")
+        elif one["type"] in ("model_attributes_type", "dict_type", "model_type") and not steps:
+            yield Violation(path, "must be a JSON object, sent as application/json.")
+        else:
+            yield Violation(path, _sentence(one))
+
+
+def _sentence(one: Any) -> str:
+    text = str(one["msg"]).strip()
+    return text if text.endswith(".") else f"{text}."
+
+
+def _violations(error: ConfigInvalid) -> list[wire.ErrorItem]:
+    items = [
+        _item(error.code, f"{one.path}: {one.message}", error.suggestion, path=one.path, reason=one.code)
+        for one in error.violations[:_MOST_VIOLATIONS]
+    ]
+    left = len(error.violations) - len(items)
+    return [*items, _item(error.code, f"{left} more are not shown.", None)] if left else items
+
+
+def _item(code: str, message: str, suggestion: str | None, **more: str) -> wire.ErrorItem:
+    return wire.ErrorItem(
+        code=code,
+        message=message,
+        suggestion=suggestion,
+        error_uid=f"err-{uuid.uuid4()}",
+        **more,
+    )
+
+
+def _response(status: int, items: list[wire.ErrorItem], headers: dict[str, str]) -> Response:
+    body = wire.ErrorBody(errors=items).model_dump_json(exclude_none=True)
+    return Response(body, status, headers, "application/json")

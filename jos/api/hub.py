@@ -1,0 +1,273 @@
+"""Who listens to which job: one reader of the store for each job and process, however many listen.
+
+A feed keeps the latest entries, encoded once, in a ring. A listener has a cursor of its own: it walks the ring, and
+where it is late, slow or new it reads what it misses from the store and the archive until it has caught up.
+May import: stdlib, jos.archive, jos.core, jos.store. Tests: tests/integration/test_api_stream.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from jos import archive
+from jos.api import shapes
+from jos.api.metrics import Metrics
+from jos.core.errors import JosError, NotFound
+from jos.core.model import Event, Job, Progress
+from jos.storage.base import Storage
+from jos.store.redis import Store
+
+log = structlog.get_logger("jos.api")
+
+BEAT = 15.0  # seconds of silence after which every listener hears a heartbeat
+RING = 2000  # entries
+_RING_BYTES = 4 << 20
+_LOOK_MS = 1000  # how long one read of the store waits; also how soon the end of a job is seen
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Up to which event and which progress entry somebody has read."""
+
+    event: int = 0
+    progress: int = 0
+
+    def covers(self, other: Cursor) -> bool:
+        return self.event >= other.event and self.progress >= other.progress
+
+    def past(self, entry: Encoded) -> Cursor:
+        if entry.is_event:
+            return Cursor(max(self.event, entry.number), self.progress)
+        return Cursor(self.event, max(self.progress, entry.number))
+
+    def has(self, entry: Encoded) -> bool:
+        return entry.number <= (self.event if entry.is_event else self.progress)
+
+    def __str__(self) -> str:
+        return f"e{self.event}.p{self.progress}"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One entry as it goes over the wire, without its id: that depends on what its reader has read."""
+
+    is_event: bool
+    number: int
+    body: bytes
+
+
+def encoded(entry: Event | Progress) -> Encoded:
+    is_event = isinstance(entry, Event)
+    model = shapes.event(entry) if isinstance(entry, Event) else shapes.progress(entry)
+    name = b"event" if is_event else b"progress"
+    return Encoded(is_event, entry.id, b"event: %b\ndata: %b\n\n" % (name, model.model_dump_json().encode()))
+
+
+class Feed:
+    """What is new of one job, for as long as anybody listens."""
+
+    def __init__(self, start: Cursor) -> None:
+        self.first = start  # everything after it that is still in the ring, is
+        self.last = start
+        self.ring: deque[Encoded] = deque()
+        self.base = 0  # how many entries have left the ring
+        self.bytes = 0
+        self.beats = 0
+        self.over: str | None = None  # why nothing more will come
+        self.listeners = 0
+        self.task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    def add(self, entries: Sequence[Event | Progress]) -> None:
+        for entry in map(encoded, entries):
+            self.ring.append(entry)
+            self.bytes += len(entry.body)
+            self.last = self.last.past(entry)
+        while len(self.ring) > RING or (self.bytes > _RING_BYTES and len(self.ring) > 1):
+            gone = self.ring.popleft()
+            self.bytes -= len(gone.body)
+            self.first = self.first.past(gone)
+            self.base += 1
+        self.wake()
+
+    def wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def changed(self) -> asyncio.Event:
+        """Set at the next change; take it before looking."""
+        return self._changed
+
+    def end(self, why: str) -> None:
+        self.over = self.over or why
+        self.wake()
+
+    def beat(self) -> None:
+        self.beats += 1
+        self.wake()
+
+    def after(self, place: int) -> list[Encoded]:
+        skipped = max(place - self.base, 0)
+        return [self.ring[at] for at in range(skipped, len(self.ring))]
+
+
+class Hub:
+    def __init__(self, store: Store, storage: Storage, metrics: Metrics) -> None:
+        self._store, self._storage, self._metrics = store, storage, metrics
+        self._feeds: dict[str, Feed] = {}
+        self.closing = False
+
+    def close(self) -> None:
+        """Every stream ends with a last word. For the moment before the server stops."""
+        self.closing = True
+        for feed in self._feeds.values():
+            feed.end("closing")
+
+    async def stop(self) -> None:
+        self.close()
+        tasks = [feed.task for feed in self._feeds.values() if feed.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- listening ------------------------------------------------------------------------------------
+
+    async def listen(self, job: Job, cursor: Cursor) -> AsyncIterator[bytes]:
+        """Pieces of an event stream: everything after `cursor`, heartbeats, and why it ends."""
+        yield b": listening\n\n"
+        feed = await self._open(job)
+        self._metrics.listeners.inc()
+        try:
+            async for piece in self._pieces(job, feed, cursor):
+                yield piece
+        except JosError as error:
+            log.warning("a stream broke off; its listener comes back", job=job.id, error=str(error))
+            yield _last("unavailable", cursor)
+        finally:
+            self._metrics.listeners.dec()
+            self._leave(job.id, feed)
+
+    async def _pieces(self, job: Job, feed: Feed, cursor: Cursor) -> AsyncIterator[bytes]:
+        place, beats = 0, feed.beats
+        while True:
+            changed = feed.changed()
+            wanted = feed.first
+            if place < feed.base and not cursor.covers(wanted):  # what is missing has left the ring
+                async for entries in self._history(job, cursor):
+                    piece, cursor = self._piece([encoded(entry) for entry in entries], cursor)
+                    yield piece
+                # what is still missing of these is nowhere any more
+                cursor = Cursor(max(cursor.event, wanted.event), max(cursor.progress, wanted.progress))
+                continue
+            fresh, place = feed.after(place), feed.base + len(feed.ring)
+            if fresh:
+                piece, cursor = self._piece(fresh, cursor)
+                if piece:
+                    yield piece
+                continue
+            if feed.over is not None:
+                yield _last(feed.over, cursor)
+                return
+            if beats != feed.beats:
+                beats = feed.beats
+                yield b": beat\n\n"
+            await changed.wait()
+
+    def _piece(self, entries: Sequence[Encoded], cursor: Cursor) -> tuple[bytes, Cursor]:
+        """What of `entries` is new, each with the id from which its reader can go on."""
+        parts: list[bytes] = []
+        for entry in entries:
+            if not cursor.has(entry):
+                cursor = cursor.past(entry)
+                parts.append(b"id: %b\n%b" % (str(cursor).encode(), entry.body))
+        self._metrics.sent.inc(len(parts))
+        return b"".join(parts), cursor
+
+    # --- feeds ----------------------------------------------------------------------------------------
+
+    async def _open(self, job: Job) -> Feed:
+        feed = self._feeds.get(job.id)
+        if feed is None or feed.over is not None:
+            events, _ = await self._store.events(job.id, limit=0)
+            progress, _ = await self._store.progress(job.id, limit=0)
+            feed = self._feeds.get(job.id)  # somebody may have been quicker
+            if feed is None or feed.over is not None:
+                feed = self._feeds[job.id] = Feed(Cursor(events, progress))
+                feed.base = 1  # so that whoever comes reads first what was there before
+                feed.task = asyncio.create_task(self._feed(job.id, feed), name=f"feed {job.id}")
+                self._metrics.feeds.inc()
+        feed.listeners += 1
+        return feed
+
+    def _leave(self, job_id: str, feed: Feed) -> None:
+        feed.listeners -= 1
+        if feed.listeners == 0:
+            if self._feeds.get(job_id) is feed:
+                del self._feeds[job_id]
+            self._metrics.feeds.dec()
+            if feed.task is not None:
+                feed.task.cancel()
+
+    async def _feed(self, job_id: str, feed: Feed) -> None:
+        why = "closing"
+        try:
+            if self.closing:
+                return
+            why = await self._follow(job_id, feed)
+        except NotFound:
+            why = "deleted"
+        except JosError as error:
+            log.warning("a feed broke off; its listeners come back", job=job_id, error=str(error))
+            why = "unavailable"
+        except Exception:
+            why = "unavailable"
+            log.exception("a feed broke off; its listeners come back", job=job_id)
+        finally:
+            feed.end(why)
+
+    async def _follow(self, job_id: str, feed: Feed) -> str:
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
+        if await self._over(job_id, feed):
+            return "over"
+        source = self._store.follow(job_id, feed.last.event, feed.last.progress, _LOOK_MS)
+        async with contextlib.aclosing(source):  # type: ignore[type-var]
+            async for entries in source:
+                if entries:
+                    feed.add(entries)
+                    heard = loop.time()
+                elif loop.time() - heard >= BEAT:
+                    feed.beat()
+                    heard = loop.time()
+                if (not entries or any(_final(entry) for entry in entries)) and await self._over(job_id, feed):
+                    return "over"
+        return "deleted"
+
+    def _history(self, job: Job, cursor: Cursor) -> AsyncIterator[list[Event | Progress]]:
+        return archive.history(self._store, self._storage, job, cursor.event, cursor.progress)
+
+    async def _over(self, job_id: str, feed: Feed) -> bool:
+        """Whether the job is over and its driver has left, so that nothing more can come; what is left is added."""
+        job = await self._store.get(job_id)
+        if not job.status.terminal or job.holds_capacity:
+            return False
+        async for entries in self._history(job, feed.last):
+            feed.add(entries)
+        return True
+
+
+def _final(entry: Event | Progress) -> bool:
+    return isinstance(entry, Event) and entry.event_type in ("job.completed", "job.failed", "job.canceled")
+
+
+def _last(why: str, cursor: Cursor) -> bytes:
+    """`end` says that a client need not come back; after a comment it should."""
+    if why in ("over", "deleted"):
+        return b'id: %b\nevent: end\ndata: {"reason":"%b"}\n\n' % (str(cursor).encode(), why.encode())
+    return b"retry: 1000\n: %b\n\n" % why.encode()

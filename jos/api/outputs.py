@@ -1,0 +1,83 @@
+"""What a job made: output files by links that need no key, and checkpoints.
+
+May import: fastapi, jos below the API. Tests: tests/integration/test_api_jobs.py.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from jos import wire
+from jos.api import shapes
+from jos.api.auth import TheirJob
+from jos.api.context import Parts, base_url
+from jos.api.errors import documented
+from jos.api.inputs import Port
+from jos.api.shapes import Limit, Offset, said
+from jos.core.model import Job, JobInput, Output, job_folder
+from jos.links import Links
+
+router = APIRouter(prefix="/batch/jobs", tags=["outputs"])
+
+LINK_SECONDS = 3600
+
+
+@router.get("/{job_id}/outputs", response_model=wire.OutputList, responses=documented(400, 404), summary="List outputs")
+async def list_outputs(
+    request: Request,
+    job: TheirJob,
+    parts: Parts,
+    port_name: Port = None,
+    input_id: Port = None,
+    offset: Offset = 0,
+    limit: Limit = 20,
+) -> Response:
+    """In the order of their arrival, also while the job runs. `data.ref` is good for an hour; list again for a new
+    one."""
+    found = [
+        output
+        for output in await parts.store.outputs(job.id)
+        if port_name in (None, output.port) and input_id in (None, output.input_id)
+    ]
+    sources = {source.id: source for source in (await parts.remembered.spec(job)).inputs}
+    base, now = base_url(request), datetime.now(UTC)
+    page = [
+        _shown(parts.links, job, output, sources.get(output.input_id or ""), base, now)
+        for output in found[offset : offset + limit]
+    ]
+    return said(wire.OutputList(total=len(found), offset=offset, limit=limit, outputs=page))
+
+
+@router.get(
+    "/{job_id}/checkpoints",
+    response_model=wire.CheckpointList,
+    responses=documented(400, 404),
+    summary="List checkpoints",
+)
+async def list_checkpoints(job: TheirJob, parts: Parts, offset: Offset = 0, limit: Limit = 20) -> Response:
+    """Of a training job, by step. The id of one is an input of another job: `{"kind": "checkpoint", …}`."""
+    found = await parts.store.checkpoints(job.id)
+    page = [
+        wire.Checkpoint(id=one.id, name=one.name, step=one.step, metrics=one.metrics, created_at=one.created_at)
+        for one in found[offset : offset + limit]
+    ]
+    return said(wire.CheckpointList(total=len(found), offset=offset, limit=limit, checkpoints=page))
+
+
+def _shown(links: Links, job: Job, output: Output, source: JobInput | None, base: str, now: datetime) -> wire.Output:
+    key = job_folder(job.org_id, job.id) + output.key
+    return wire.Output(
+        id=output.id,
+        job_id=job.id,
+        port_name=output.port,
+        input_id=output.input_id,
+        input_file_id=source.file_id if source else None,
+        data=shapes.data_ref(
+            links.download(key, output.filename, base, LINK_SECONDS), output.filename, output.num_bytes
+        ),
+        expires_at=now + timedelta(seconds=LINK_SECONDS),
+        created_at=output.created_at,
+    )

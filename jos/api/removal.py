@@ -1,0 +1,116 @@
+"""Deleting a job: its record goes at once, its folder in storage next, however large it is and whatever is killed.
+
+A mark in Redis names each folder that is to go; whoever finds an old one goes on with it. `job.json` is the first
+object to go: without it a recovery makes no job of what is left.
+May import: jos.core, jos.files, jos.storage, jos.store. Tests: tests/integration/test_api_jobs.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from datetime import UTC, datetime
+
+import structlog
+
+from jos.core.errors import Conflict, JosError, NotFound
+from jos.core.model import Job, job_folder
+from jos.files.service import Files
+from jos.storage.base import Storage
+from jos.store.redis import Store
+
+log = structlog.get_logger("jos.api")
+
+MARKS = "jos:deleting"  # ZSET "org job" -> when its deletion began, in seconds
+_PATIENCE = 10.0  # seconds that an answer waits for the folder; a large one goes on after it
+_EVERY = 60.0
+_BATCH = 1000
+_FILE = re.compile(r"/files/(fil_[0-9a-z]{26})/data/")
+
+
+def check_deletable(job: Job) -> None:
+    if not job.status.terminal:
+        raise Conflict(
+            f"Job {job.id} is {job.status}: only a job that is over can be deleted.", suggestion="Cancel it."
+        )
+    if job.holds_capacity:
+        raise Conflict(f"Job {job.id} is {job.status}, but its driver still leaves.", suggestion="Try again soon.")
+
+
+class Removals:
+    def __init__(self, store: Store, storage: Storage, files: Files) -> None:
+        self._store, self._storage, self._files = store, storage, files
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resuming: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._resuming = asyncio.create_task(self._resume(), name="removals")
+
+    async def close(self) -> None:
+        """What is not done is marked, and goes on in another process or life."""
+        tasks = [*self._tasks, *([self._resuming] if self._resuming else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def remove(self, job: Job) -> None:
+        """Raises Conflict when the job is not over, NotFound when it is gone."""
+        check_deletable(job)
+        mark = f"{job.org_id} {job.id}"
+        await self._store.connection.command("ZADD", MARKS, int(datetime.now(UTC).timestamp()), mark)
+        try:
+            await self._store.delete(job.id, check=check_deletable)
+        except Conflict:  # it was retried meanwhile
+            await self._store.connection.command("ZREM", MARKS, mark)
+            raise
+        task = asyncio.create_task(self._sweep(job.org_id, job.id, mark), name=f"remove {job.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(task), _PATIENCE)
+
+    async def _sweep(self, org_id: str, job_id: str, mark: str) -> None:
+        try:
+            await self._release(org_id, job_id)
+            await asyncio.to_thread(self._empty, job_folder(org_id, job_id))
+            await self._store.connection.command("ZREM", MARKS, mark)
+        except JosError as error:  # the mark stays
+            log.warning("the folder of a deleted job could not be removed yet", job=job_id, error=str(error))
+
+    async def _release(self, org_id: str, job_id: str) -> None:
+        """The files that it read may be deleted from now on."""
+        try:
+            request = await asyncio.to_thread(self._storage.read, f"{job_folder(org_id, job_id)}job.json")
+        except NotFound:
+            return
+        await self._files.release(org_id, sorted(set(_FILE.findall(request.decode()))), job_id)
+
+    def _empty(self, folder: str) -> None:
+        self._storage.delete([f"{folder}job.json"])
+        keys: list[str] = []
+        for stat in self._storage.list(folder):
+            keys.append(stat.key)
+            if len(keys) == _BATCH:
+                self._storage.delete(keys)
+                keys = []
+        self._storage.delete(keys)
+
+    async def _resume(self) -> None:
+        while True:
+            try:
+                await self._go_on()
+            except JosError as error:
+                log.warning("deletions wait", error=str(error))
+            await asyncio.sleep(_EVERY)
+
+    async def _go_on(self) -> None:
+        before = int(datetime.now(UTC).timestamp() - _PATIENCE)
+        for mark in await self._store.connection.command("ZRANGEBYSCORE", MARKS, "-inf", before):
+            org_id, _, job_id = mark.decode().partition(" ")
+            try:
+                await self._store.get(job_id)
+            except NotFound:
+                await self._sweep(org_id, job_id, mark.decode())
+            else:  # killed between the mark and the deletion of the record: the job was never deleted
+                await self._store.connection.command("ZREM", MARKS, mark)

@@ -1,0 +1,250 @@
+"""`Job`: a handle on one job of the service.
+
+May import: tqdm, jos.wire, jos.client.*. Tests: tests/unit/test_client_jobs.py, tests/e2e/test_client.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from jos import wire
+from jos.client.bars import Meter, metered, plain_name
+from jos.client.errors import JobFailed
+from jos.client.http import Http, ambiguous
+from jos.client.stream import PAGE, Following, events
+from jos.client.transfer import fetch
+from jos.core.errors import Conflict, NotFound
+from jos.core.model import Status
+
+if TYPE_CHECKING:
+    import pandas
+
+DOWNLOADS = 8  # at once
+T = TypeVar("T")
+
+
+def pages(get: Callable[[int], tuple[int, Sequence[T]]]) -> list[T]:
+    """All items of a list; `get(offset)` gives (total, items)."""
+    found: list[T] = []
+    while True:
+        total, items = get(len(found))
+        found.extend(items)
+        if not items or len(found) >= total:
+            return found
+
+
+class Job:
+    """`client.job(job_id)` or what `client.jobs.create(…)` returned. `.record` is the job as it was last seen."""
+
+    def __init__(self, http: Http, record: wire.Job) -> None:
+        self._http = http
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.record.status}>"
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def status(self) -> Status:
+        """As it is now; one request, unless the job is known to be over."""
+        return self.record.status if self.record.status.terminal else self.refresh().record.status
+
+    @property
+    def _path(self) -> str:
+        return f"/batch/jobs/{self.id}"
+
+    def refresh(self) -> Self:
+        self.record = self._http.get(self._path, wire.Job)
+        return self
+
+    # --- following it ---
+
+    def events(self, *, follow: bool = False, after: int = 0, **filters: str) -> Iterator[wire.Event]:
+        """Oldest first; `follow` goes on until the job is over. Filters: level, event_type, input_id."""
+        found = events(self._http, self.id, after=after, **filters)
+        yield from found
+        if not follow:
+            return
+        following = Following(self._http, self.id)
+        following.last_event = found[-1].id if found else after
+        for entry in following.run():
+            if isinstance(entry, wire.Event) and all(str(getattr(entry, k)) == v for k, v in filters.items()):
+                yield entry
+
+    def follow(self) -> Iterator[wire.Event | wire.Progress]:
+        """Events and progress entries from the first on, live, until the job is over."""
+        yield from (e for e in Following(self._http, self.id).run() if e is not None)
+
+    def wait(self, timeout: float | None = None, *, progress: bool = False, check: bool = True) -> Self:
+        """Blocks until the job is over. Raises TimeoutError; and unless `check` is false, JobFailed when it did not
+        complete. Interrupting it leaves the job running."""
+        from tqdm.auto import tqdm
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with tqdm(unit=" tasks", desc=self.id[:12], disable=not progress) as bar:
+            self._wait(deadline, _Shown(bar))
+        if check and self.record.status is not Status.COMPLETED:
+            error = self.record.error
+            raise JobFailed(
+                f"job {self.id} is {self.record.status}" + (f": {error.message}" if error else "."),
+                suggestion="Job.retry(), or `jos retry`, goes on where it ended; committed work is not redone.",
+            )
+        return self
+
+    def _wait(self, deadline: float | None, shown: _Shown) -> None:
+        if self.refresh().record.status.terminal:
+            return
+        shown.status(self.record.status)
+        for entry in Following(self._http, self.id, deadline).run():
+            if isinstance(entry, wire.Progress):
+                shown.progress(entry)
+            elif isinstance(entry, wire.Event) and entry.event_type.startswith("job."):
+                shown.status(self.refresh().record.status)
+                if self.record.status.terminal:
+                    return
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {self.id} is still {self.refresh().record.status}.")
+        self.refresh()
+
+    def progress(self) -> dict[str, int]:
+        """Tracked inputs by status: pending, processing, completed, failed."""
+        counts = self._http.get(f"{self._path}/inputs/progress/counts", wire.InputProgressCounts)
+        return counts.model_dump(include={"pending", "processing", "completed", "failed"})
+
+    # --- changing it ---
+
+    def cancel(self) -> Self:
+        """Stops it within seconds; what it committed stays."""
+        try:
+            self._http.post(f"{self._path}/cancel", wire.Cancelled, twice=True)
+        except Conflict as error:
+            if not (ambiguous(error) and self.refresh().record.status is Status.CANCELLED):
+                raise
+        return self.refresh()
+
+    def retry(self) -> Self:
+        """FAILED or CANCELLED: goes on from what was committed, and tries failed inputs again."""
+        before = self.refresh().record.retry_count
+        try:
+            self._http.post(f"{self._path}/retry", wire.Retried, twice=True)
+        except Conflict as error:
+            if not (ambiguous(error) and self.refresh().record.retry_count > before):
+                raise
+        return self.refresh()
+
+    def delete(self) -> None:
+        """Of a job that is over: its record, events, inputs and outputs are gone."""
+        try:
+            self._http.delete(self._path, wire.Deleted)
+        except NotFound as error:
+            if not ambiguous(error):
+                raise
+
+    # --- what went in and came out ---
+
+    def inputs(self) -> list[wire.Input]:
+        def page(offset: int) -> tuple[int, Sequence[wire.Input]]:
+            found = self._http.get(f"{self._path}/inputs", wire.InputList, offset=offset, limit=PAGE)
+            return found.total, found.inputs
+
+        return pages(page)
+
+    def inputs_progress(self) -> list[wire.InputProgress]:
+        """Each input with its latest progress entry and its rank of completion."""
+
+        def page(offset: int) -> tuple[int, Sequence[wire.InputProgress]]:
+            path = f"{self._path}/inputs/progress"
+            found = self._http.get(path, wire.InputProgressList, offset=offset, limit=PAGE)
+            return found.total, found.items
+
+        return pages(page)
+
+    def outputs(self, **filters: str) -> list[wire.Output]:
+        """Finished output files, also while the job runs. Filters: port_name, input_id."""
+
+        def page(offset: int) -> tuple[int, Sequence[wire.Output]]:
+            found = self._http.get(f"{self._path}/outputs", wire.OutputList, offset=offset, limit=PAGE, **filters)
+            return found.total, found.outputs
+
+        return pages(page)
+
+    def checkpoints(self) -> list[wire.Checkpoint]:
+        def page(offset: int) -> tuple[int, Sequence[wire.Checkpoint]]:
+            found = self._http.get(f"{self._path}/checkpoints", wire.CheckpointList, offset=offset, limit=PAGE)
+            return found.total, found.checkpoints
+
+        return pages(page)
+
+    def download(
+        self, folder: str | Path = ".", *, progress: bool | Callable[[int, int], object] = False
+    ) -> list[Path]:
+        """All outputs as files in `folder`, several at once; each complete or not there at all."""
+        found = self.outputs()
+        total = sum(o.data.num_bytes for o in found)
+        with metered(progress, total, "download") as meter, ThreadPoolExecutor(DOWNLOADS, "jos-download") as pool:
+            futures = [pool.submit(self._fetch, output, Path(folder).expanduser(), meter) for output in found]
+            try:
+                return [one.result() for one in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _fetch(self, output: wire.Output, folder: Path, meter: Meter) -> Path:
+        def renewed() -> str:
+            return next(o.data.ref for o in self._of(output) if o.id == output.id)
+
+        target = folder / plain_name(output.data.filename)
+        size = output.data.num_bytes
+        return fetch(self._http, output.data.ref, target, keyed=False, num_bytes=size, renew=renewed, add=meter.add)
+
+    def _of(self, output: wire.Output) -> list[wire.Output]:
+        return self.outputs(input_id=output.input_id) if output.input_id else self.outputs()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """All outputs as one DataFrame, in the order of the inputs, with the column `input_file`."""
+        import pandas
+
+        inputs = self.inputs()
+        names = {i.id: i.data.filename if i.data else i.file_id or "" for i in inputs}
+        order = {i.id: at for at, i in enumerate(inputs)}
+        frames = []
+        with TemporaryDirectory() as folder:
+            paths = {p.name: p for p in self.download(folder)}
+            named = sorted(
+                (o for o in self.outputs() if o.data.filename in paths),
+                key=lambda o: (order.get(o.input_id or "", -1), len(o.data.filename), o.data.filename),
+            )
+            for output in named:
+                data, lines = BytesIO(paths[output.data.filename].read_bytes()), output.data.filename.endswith(".jsonl")
+                frame = pandas.read_json(data, lines=True) if lines else pandas.read_csv(data)
+                frame.insert(0, "input_file", names.get(output.input_id or "", ""))
+                frames.append(frame)
+        return pandas.concat(frames, ignore_index=True) if frames else pandas.DataFrame()
+
+
+class _Shown:
+    """The bar of `wait`: the sum over all inputs, whose entries come one by one."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+        self.inputs: dict[str | None, tuple[int, int]] = {}
+
+    def status(self, status: Status) -> None:
+        self.bar.set_postfix_str(str(status))
+
+    def progress(self, entry: wire.Progress) -> None:
+        done, total = entry.metrics.get("items_processed"), entry.metrics.get("items_total")
+        if not isinstance(done, int) or not isinstance(total, int):
+            return
+        self.inputs[entry.input_id] = (done, total)
+        self.bar.total = sum(t for _, t in self.inputs.values())
+        self.bar.update(sum(d for d, _ in self.inputs.values()) - self.bar.n)

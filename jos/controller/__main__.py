@@ -1,0 +1,116 @@
+"""`jos controller`, or `python -m jos.controller`: one controller, until SIGTERM or SIGINT. Any number may run; one
+leads, and the others take over within seconds.
+
+May import: everything below the command line. Tests: tests/integration/test_controller_process.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+
+import structlog
+import yaml
+
+from jos import archive
+from jos.controller.controller import Controller, Duties
+from jos.controller.metrics import serve
+from jos.controller.pruner import Sweep
+from jos.core.errors import BadRequest, JosError
+from jos.core.queues import QueueConfig
+from jos.launch.base import Launcher
+from jos.launch.ray_jobs import RayJobs, passed_environment
+from jos.settings import Settings
+from jos.store.drivers import Drivers
+from jos.wiring import Wired, wired
+
+log = structlog.get_logger()
+
+
+async def run_controller(settings: Settings, sweeps: Sequence[tuple[str, Sweep]] = ()) -> None:
+    """Runs until SIGTERM or SIGINT; the step in hand is finished and the lease released before it returns."""
+    config = load_queues(settings)
+    if settings.ray_dashboard is None:
+        raise BadRequest(
+            "The controller knows no cluster.",
+            suggestion="Set JOS_RAY_DASHBOARD to the http address of its dashboard, or use `jos up`.",
+        )
+    async with wired(settings) as parts:
+        launcher = RayJobs(
+            settings.ray_dashboard, Drivers(parts.store.connection), passed_environment(settings.pass_env)
+        )
+        try:
+            await _run(parts, launcher, config, sweeps)
+        finally:
+            await launcher.close()
+
+
+async def _run(parts: Wired, launcher: Launcher, config: QueueConfig, sweeps: Sequence[tuple[str, Sweep]]) -> None:
+    settings = parts.settings
+    days = settings.job_retention_days
+    duties = Duties(
+        archive=partial(archive.archive, parts.store, parts.storage),
+        sweeps=sweeps,
+        streams_kept=timedelta(hours=settings.stream_hours),
+        jobs_kept=None if days is None else timedelta(days=days),
+        warm_drivers=settings.warm_drivers,
+    )
+    controller = Controller(parts.store, parts.storage, launcher, lambda: config, duties)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, controller.stop)
+    server = None
+    if settings.controller_port:
+        server = await serve(settings.controller_host, settings.controller_port, controller.metrics, controller.healthy)
+    log.info("controller is up", dashboard=settings.ray_dashboard, metrics=settings.controller_port or None)
+    try:
+        await controller.run()
+    finally:
+        if server is not None:
+            server.close()
+        log.info("controller is down")
+
+
+def load_queues(settings: Settings) -> QueueConfig:
+    """The queues file of the settings; without one, one queue without limits."""
+    if settings.queues is None:
+        return QueueConfig.of(None)
+    try:
+        return QueueConfig.of(yaml.safe_load(settings.queues.read_text()))
+    except (OSError, yaml.YAMLError) as error:
+        raise BadRequest(f"The queues file {settings.queues} cannot be read: {error}.") from error
+
+
+def configure_logs() -> None:
+    """Lines for people on a terminal, JSON everywhere else."""
+    people = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            *(() if people else (structlog.processors.dict_tracebacks,)),
+            structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def main() -> int:
+    configure_logs()
+    try:
+        asyncio.run(run_controller(Settings()))
+    except JosError as error:
+        sys.stderr.write(f"error ({error.code}): {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The admitting loop: waits for a change, plans over all that waits and holds, and carries the plan out.
+
+May import: jos.controller, jos.core, jos.store. Tests: tests/integration/test_controller.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from jos.controller.crew import Crew
+from jos.controller.lookout import Lookout
+from jos.controller.loops import each
+from jos.controller.meter import Meter
+from jos.controller.metrics import Metrics
+from jos.controller.view import View
+from jos.core import commands
+from jos.core.admission import plan
+from jos.core.errors import Conflict, NotFound
+from jos.core.model import Job
+from jos.core.queues import QueueConfig
+from jos.core.snapshot import Admit, Grow, Hold, Plan, Preempt, Snapshot
+from jos.store.lease import Lease
+from jos.store.redis import Store
+
+IDLE = 1.0  # seconds: without a change, a plan is made so often, since back-offs pass and nodes come
+MOST_HOLDS = 500  # reasons written in one pass
+REASON_STAYS = timedelta(seconds=10)  # before a reason is replaced by another one
+AT_ONCE = 16
+
+log = structlog.get_logger()
+
+
+class Admitter:
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        view: View,
+        lookout: Lookout,
+        crew: Crew,
+        meter: Meter,
+        metrics: Metrics,
+        config: Callable[[], QueueConfig],
+        idle: float = IDLE,
+    ) -> None:
+        self._store, self._lease, self._view, self._lookout = store, lease, view, lookout
+        self._crew, self._meter, self._metrics, self._config = crew, meter, metrics, config
+        self._idle = idle
+        self._planned = float("-inf")  # monotonic
+        self._promised: frozenset[str] = frozenset()  # who preempted jobs leave for, as the last plan had it
+
+    async def step(self) -> None:
+        different = await self._view.follow(round(self._idle * 1000), datetime.now(UTC))
+        if not self._lookout.answers:  # nobody could start a driver, and all reasons would be wrong
+            return
+        if different or time.monotonic() - self._planned >= self._idle:
+            await self._apply(await self._plan())
+
+    async def _plan(self) -> Plan:
+        now, began = datetime.now(UTC), time.monotonic()
+        held = self._view.held(self._meter.work_lost(now), now)
+        snapshot = Snapshot(self._config(), self._lookout.nodes, self._view.waiting, held, self._promised)
+        made = await asyncio.to_thread(plan, snapshot, now)  # the lease is renewed meanwhile
+        self._planned, self._promised = time.monotonic(), made.promised
+        self._metrics.planning.observe(self._planned - began)
+        return made
+
+    async def _apply(self, made: Plan) -> None:
+        """What gives capacity first; reasons last."""
+        await each(AT_ONCE, made.admits, self._admit)
+        await each(AT_ONCE, made.preempts, self._preempt)
+        await each(AT_ONCE, made.grows, self._grow)
+        await each(AT_ONCE, self._new_reasons(made.holds)[:MOST_HOLDS], self._hold)
+
+    async def _admit(self, what: Admit) -> None:
+        token = secrets.token_hex(16)
+        job = await self._transact(what.job_id, commands.Admit(token, indexes=what.indexes))
+        if job is None or job.attempt is None or job.attempt.token != token:
+            return
+        self._crew.start(job)
+        now = datetime.now(UTC)
+        since = self._waited_since(what.job_id, job, now)
+        self._view.put(job)
+        self._metrics.admitted.labels(job.queue).inc()
+        self._metrics.waited.observe(max(0.0, (now - since).total_seconds()))
+        log.info("admitted", job=job.id, attempt=job.attempt.number, queue=job.queue, indexes=what.indexes)
+
+    def _waited_since(self, job_id: str, job: Job, now: datetime) -> datetime:
+        before = self._view.jobs.get(job_id)
+        not_before = before.not_before if before is not None else None
+        return min(now, max(job.queued_at, not_before or job.queued_at))
+
+    async def _preempt(self, what: Preempt) -> None:
+        if (job := await self._transact(what.job_id, commands.Preempt(what.message))) is not None:
+            self._view.put(job)
+            self._metrics.preempted.inc()
+            log.info("preempted", job=job.id, for_job=what.for_job)
+
+    async def _grow(self, what: Grow) -> None:
+        known = self._view.jobs.get(what.job_id)
+        if known is None or known.attempt is None:
+            return
+        if (job := await self._transact(what.job_id, commands.Grow(known.attempt.token, what.indexes))) is not None:
+            self._view.put(job)
+            log.info("grown", job=job.id, attempt=known.attempt.number, indexes=what.indexes)
+
+    async def _hold(self, what: Hold) -> None:
+        if (job := await self._transact(what.job_id, commands.Hold(what.reason, what.message))) is not None:
+            self._view.put(job)
+
+    def _new_reasons(self, holds: list[Hold]) -> list[Hold]:
+        """Those that say something new; one that was just given stays a while, or two could take turns for ever."""
+        now = datetime.now(UTC)
+        new: list[Hold] = []
+        for hold in holds:
+            job = self._view.jobs.get(hold.job_id)
+            if job is None or job.reason == hold.reason:
+                continue
+            if not job.reason_message or now - job.updated_at >= REASON_STAYS:
+                new.append(hold)
+        return new
+
+    async def _transact(self, job_id: str, command: commands.Command) -> Job | None:
+        """None: the job went on meanwhile, and the next plan knows. LeaseLost ends the loop."""
+        try:
+            return await self._store.transact(job_id, command, datetime.now(UTC), lease=self._lease)
+        except (Conflict, NotFound) as error:
+            log.info("not done", job=job_id, command=type(command).__name__, error=str(error))
+            return None

@@ -1,0 +1,190 @@
+"""What is to be done about one job's driver: looks at what is, never at what happened, so a crash between a write and
+its effect heals at the next look.
+
+Pure: the record, what is known of the driver and the time go in, orders come out.
+May import: jos.core, jos.launch.base. Tests: tests/unit/test_reconcile.py. For people: docs/controller.md.
+
+Gone needs no proof in two cases, because neither can let two drivers do the same work. An attempt that nobody has
+taken: the record refuses Taken once the attempt has ended. A driver that was silent for a minute longer than allowed,
+and that the launcher could not stop: if it lives after all, the next attempt has claimed the commit log by then, and
+the old one ends at its next commit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from jos.core.model import Attempt, Job, Status
+from jos.launch.base import DriverSeen
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds."""
+
+    silence: float = 15.0  # a driver beats every 0.5 s; silent for longer, it is stopped
+    alone: float = 60.0  # the same for a driver that no launcher of ours can stop
+    start: float = 120.0  # from Admit to the first heartbeat: an environment may have to be built first
+    drain: float = 10.0  # beyond the pipeline's own drain time
+    proof: float = 60.0  # beyond `silence`, when the launcher cannot say or do anything
+    orphan: float = 10.0  # a driver that spoke its last word closes down for so long
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is known of one attempt's driver at one moment. Times are of the controller's own clock."""
+
+    name: str  # of the process that took the attempt, or else of the one that was ordered for it
+    driver: DriverSeen | None  # what the launcher says of it; None: it knows no such process, or does not answer
+    answers: bool  # whether the launcher answers
+    since: datetime  # how long it has answered, or has not
+    heard: datetime  # the latest of: a heartbeat arrived, the attempt was admitted, we began to listen
+    beats: bool  # whether a heartbeat of this attempt ever arrived
+
+
+@dataclass(frozen=True)
+class Start:
+    """Order a driver. Comes again until one has taken the attempt."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Gone:
+    token: str
+    message: str
+
+
+Action = Start | Stop | Gone
+
+
+def decide(job: Job, sight: Sight, now: datetime, limits: Limits = LIMITS) -> tuple[Action, ...]:
+    """Orders for the attempt that holds capacity; none for a job that holds nothing."""
+    attempt = job.attempt
+    if attempt is None or not job.holds_capacity:
+        return ()
+    if admitted_itself(attempt):
+        return _alone(attempt, sight, now, limits)
+    if sight.driver is not None and sight.driver.state == "ended":
+        return (Gone(attempt.token, _how_it_ended(attempt, sight, now, limits)),)
+    if not attempt.driver and attempt.started_at is None:
+        return _untaken(job, attempt, sight, now, limits)
+    return _taken(job, attempt, sight, now, limits)
+
+
+def admitted_itself(attempt: Attempt) -> bool:
+    """By `jos run` and the other doors without a controller: no grant, and no launcher's name."""
+    return attempt.indexes is None and not attempt.driver
+
+
+def left_at(job: Job) -> datetime | None:
+    """When the job was told to leave its capacity; None while it may keep it."""
+    match job.status:
+        case Status.ADMITTED | Status.RUNNING:
+            return None
+        case Status.CANCELLED:
+            return job.cancelled_at or job.updated_at
+        case Status.FAILED:
+            return job.failed_at or job.updated_at
+        case Status.PENDING:
+            return job.queued_at
+        case _:
+            return job.updated_at
+
+
+def _alone(attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> tuple[Action, ...]:
+    silence = _seconds(sight.heard, now)
+    if silence <= limits.alone:
+        return ()
+    return (Gone(attempt.token, f"Its driver was not heard for {silence:.0f} s."),)
+
+
+def _untaken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> tuple[Action, ...]:
+    token = attempt.token
+    if job.status is not Status.ADMITTED:
+        return (Gone(token, f"The job was {job.status.lower()} before a driver took it."), *_stop(sight, "not needed"))
+    if not sight.answers:
+        return ()  # the time to start counts from when it answers again
+    waited = _seconds(max(attempt.admitted_at, sight.since), now)
+    if waited > limits.start:
+        message = f"No driver came up within {limits.start:g} s{_last_seen(sight)}."
+        return (Gone(token, message), *_stop(sight, "it did not come up in time"))
+    return () if sight.driver is not None else (Start(),)
+
+
+def _taken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> tuple[Action, ...]:
+    silence, allowed = _seconds(sight.heard, now), _allowed(sight, limits)
+    silent = silence > allowed
+    left = left_at(job)
+    overstayed = left is not None and _seconds(left, now) > job.timeouts.drain + limits.drain
+    actions: list[Action] = []
+    if silent or overstayed:
+        why = f"not heard for {silence:.0f} s" if silent else f"{job.status}, and did not leave in time"
+        actions += _stop(sight, why)
+    unknown = sight.answers and sight.driver is None
+    if silent and (unknown or silence > allowed + limits.proof):
+        actions.append(Gone(attempt.token, f"Its driver was not heard for {silence:.0f} s{_last_seen(sight)}."))
+    return tuple(actions)
+
+
+def _stop(sight: Sight, why: str) -> tuple[Action, ...]:
+    running = sight.answers and sight.driver is not None and sight.driver.state != "ended"
+    return (Stop(sight.name, why),) if running else ()
+
+
+def _allowed(sight: Sight, limits: Limits) -> float:
+    return limits.silence if sight.beats else limits.start
+
+
+def _how_it_ended(attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> str:
+    assert sight.driver is not None
+    said = sight.driver.message.strip()
+    if not said:
+        code = sight.driver.exit_code
+        how = "" if code is None else f" with exit code {code}"
+        before = "without a last word" if attempt.driver else "before it took the job"
+        said = f"The driver ended{how} {before}."
+    silence = _seconds(sight.heard, now)
+    if attempt.driver and silence > _allowed(sight, limits):  # it was us who stopped it
+        return f"Its driver was not heard for {silence:.0f} s and was stopped. {said}"
+    return said
+
+
+def _last_seen(sight: Sight) -> str:
+    if not sight.answers:
+        return ", and the cluster does not answer"
+    if sight.driver is None:
+        return ", and the cluster knows of none"
+    said = f": {sight.driver.message.strip().rstrip('.')}" if sight.driver.message.strip() else ""
+    return f" (it is {sight.driver.state}{said})"
+
+
+def _seconds(since: datetime, now: datetime) -> float:
+    return (now - since).total_seconds()
+
+
+# --- drivers that nobody needs ------------------------------------------------------------------------
+
+_COLD = re.compile(r"jos-(job_[0-9a-z]+)-(\d+)")
+
+
+def job_of(driver: str) -> str | None:
+    """The job that a driver was started for; None for a spare one, and for what is not ours."""
+    found = _COLD.fullmatch(driver)
+    return found[1] if found else None
+
+
+def orphans(drivers: Mapping[str, DriverSeen], needed: Iterable[str]) -> list[str]:
+    """Names of drivers that run for an attempt that is over."""
+    wanted = set(needed)
+    return [n for n, d in drivers.items() if d.state != "ended" and n not in wanted and job_of(n) is not None]

@@ -1,0 +1,108 @@
+"""The rescuing loop: timeouts that ran out, drivers that were lost or overstay, drivers that nobody needs.
+
+jos.controller.reconcile says what is to be done. An order to stop is given only after the record was read again: a
+driver that just ended one job may be driving the next.
+May import: jos.controller, jos.core, jos.store. Tests: tests/integration/test_controller.py.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import structlog
+
+from jos.controller import reconcile
+from jos.controller.crew import Crew
+from jos.controller.lookout import Lookout
+from jos.controller.loops import each
+from jos.controller.metrics import Metrics
+from jos.controller.reconcile import Action, Gone, Limits, Start, Stop
+from jos.controller.view import View
+from jos.core import lifecycle
+from jos.core.commands import Command, DriverGone
+from jos.core.errors import Conflict, NotFound
+from jos.core.model import Job
+from jos.store.beats import beats
+from jos.store.lease import Lease
+from jos.store.redis import Store
+
+AT_ONCE = 8
+
+log = structlog.get_logger()
+
+
+class Rescuer:
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        view: View,
+        lookout: Lookout,
+        crew: Crew,
+        metrics: Metrics,
+        limits: Limits = reconcile.LIMITS,
+    ) -> None:
+        self._store, self._lease, self._view, self._lookout = store, lease, view, lookout
+        self._crew, self._metrics, self._limits = crew, metrics, limits
+        self._orphans: dict[str, float] = {}  # driver -> when it was first seen to have nothing to drive, monotonic
+
+    async def step(self) -> None:
+        await each(AT_ONCE, list(self._view.jobs.values()), self._expire)
+        holding = self._view.holding
+        heard = await beats(self._store.connection, [job.id for job in holding])
+        self._lookout.hear(holding, heard, datetime.now(UTC))
+        await each(AT_ONCE, holding, self._look_after)
+        await self._dismiss()
+
+    async def _expire(self, job: Job) -> None:
+        now = datetime.now(UTC)
+        if (expire := lifecycle.overdue(job, now)) is not None:
+            log.warning("out of time", job=job.id, timeout=expire.kind)
+            await self._transact(job, expire)
+
+    async def _look_after(self, job: Job) -> None:
+        actions = self._decide(job)
+        if any(isinstance(action, Stop) for action in actions):
+            job = (await self._store.get_many([job.id])).get(job.id, job)
+            actions = self._decide(job)
+        for action in actions:
+            await self._obey(job, action)
+
+    def _decide(self, job: Job) -> tuple[Action, ...]:
+        if not job.holds_capacity:
+            return ()
+        return reconcile.decide(job, self._lookout.sight(job), datetime.now(UTC), self._limits)
+
+    async def _obey(self, job: Job, action: Action) -> None:
+        match action:
+            case Start():
+                self._crew.start(job)
+            case Stop(name, why):
+                self._crew.stop(name, why, job.id)
+            case Gone(token, message):
+                log.warning("a driver is gone", job=job.id, attempt=job.attempt and job.attempt.number, why=message)
+                if await self._transact(job, DriverGone(token, message)):
+                    self._metrics.gone.inc()
+
+    async def _dismiss(self) -> None:
+        """Stops drivers whose attempt has been over for a while. Of a job that this store does not know they may be
+        another installation's, on the same cluster."""
+        idle = reconcile.orphans(self._lookout.drivers, self._lookout.needed(self._view.holding))
+        now = time.monotonic()
+        self._orphans = {name: self._orphans.get(name, now) for name in idle}
+        names = [name for name, since in self._orphans.items() if now - since >= self._limits.orphan]
+        jobs = await self._store.get_many([job_id for n in names if (job_id := reconcile.job_of(n))]) if names else {}
+        for name in names:
+            job = jobs.get(reconcile.job_of(name) or "")
+            if job is not None and name not in (self._lookout.needed([job]) if job.holds_capacity else ()):
+                self._crew.stop(name, "its attempt is over", job.id)
+
+    async def _transact(self, job: Job, command: Command) -> bool:
+        """False: the job went on meanwhile, which the view will hear."""
+        try:
+            await self._store.transact(job.id, command, datetime.now(UTC), lease=self._lease)
+            return True
+        except (Conflict, NotFound) as error:
+            log.info("not done", job=job.id, command=type(command).__name__, error=str(error))
+            return False

@@ -1,0 +1,1 @@
+"""Files of organisations: posted whole or uploaded in parts, listed, downloaded, deleted. Start at service.py."""

@@ -1,0 +1,56 @@
+"""Where driver processes come from, as the controller sees it.
+
+May import: jos.core. Tests: tests/contract/test_launcher.py runs against every launcher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from jos.core.admission import Node
+from jos.core.model import Job
+
+
+@dataclass(frozen=True)
+class DriverSeen:
+    """One driver process that the launcher knows of."""
+
+    name: str
+    state: Literal["starting", "running", "ended"]
+    message: str = ""  # of one that ended: why, with the end of its log
+    exit_code: int | None = None
+    started_at: datetime | None = None
+
+
+class Launcher(Protocol):
+    """Every method may be called again and again, and raises ComputeFailed (retryable) while the cluster cannot be
+    reached; `start` raises StoreUnavailable too."""
+
+    async def start(self, job: Job) -> None:
+        """Has the job's present attempt driven: by an idle warm driver, else by a process of its own. Once, however
+        often it is asked; but an order that no driver took in some seconds is given again."""
+        ...
+
+    async def stop(self, name: str) -> None:
+        """Ends a driver process: it may drain for some seconds, then it is killed. One that is gone is no error."""
+        ...
+
+    async def seen(self) -> dict[str, DriverSeen]:
+        """All driver processes by name, warm ones too; those that ended for some minutes more."""
+        ...
+
+    async def nodes(self) -> tuple[Node, ...] | None:
+        """What the living nodes offer; None: unknown."""
+        ...
+
+    def name_of(self, job: Job) -> str:
+        """What the driver of the present attempt is called if it gets a process of its own."""
+        ...
+
+    async def keep_warm(self, count: int) -> None:
+        """Sees to it that so many spare drivers wait for a job, or are on their way."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,55 @@
+-- Steps that several scripts take; put in front of each of them (see jos/store/connection.py).
+
+-- Appends drafts ARGV[at] … ARGV[at + count - 1] under the next numbers of their stream; gives the place after them.
+local function append(job, counter, stream, keep, at, count)
+  if count == 0 then
+    return at
+  end
+  local n = redis.call('HINCRBY', job, counter, count) - count
+  for i = at, at + count - 1 do
+    n = n + 1
+    redis.call('XADD', stream, 'MAXLEN', '~', keep, string.format('%d-0', n), 'd', ARGV[i])
+  end
+  return at + count
+end
+
+-- Takes a job out of the index KEYS[key], KEYS[key + 1] … as ARGV[at], ARGV[at + 1] …
+local function take_out(key, at, count)
+  for i = 0, count - 1 do
+    redis.call('ZREM', KEYS[key + i], ARGV[at + i])
+  end
+  return key + count, at + count
+end
+
+-- Puts a job into the index KEYS[key] … with score ARGV[at] as ARGV[at + 1] …
+local function put_in(key, at, count)
+  for i = 0, count - 1 do
+    redis.call('ZADD', KEYS[key + i], ARGV[at + 2 * i], ARGV[at + 2 * i + 1])
+  end
+  return key + count, at + 2 * count
+end
+
+-- Puts pairs of field and value from ARGV[at] on into a hash.
+local function put_fields(hash, at, count)
+  for _ = 1, count do
+    redis.call('HSET', hash, ARGV[at], ARGV[at + 1])
+    at = at + 2
+  end
+  return at
+end
+
+-- As put_fields, and keeps in a list which field came when.
+local function put_in_order(hash, arrivals, at, count)
+  for _ = 1, count do
+    if redis.call('HSET', hash, ARGV[at], ARGV[at + 1]) == 1 then
+      redis.call('RPUSH', arrivals, ARGV[at])
+    end
+    at = at + 2
+  end
+  return at
+end
+
+-- Tells whoever waits on the stream of changes.
+local function tell(changes, keep, job, org)
+  redis.call('XADD', changes, 'MAXLEN', '~', keep, '*', 'job', job, 'org', org)
+end

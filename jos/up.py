@@ -1,0 +1,308 @@
+"""`jos up`: the whole service on this machine, in one folder. Starts Valkey, Ray, the API and the controller, keeps
+them alive, and ends them in order: first what gives out work, then the drivers (they commit what is in hand and leave),
+then the rest. What was running goes on at the next start.
+
+May import: everything below the command line but the engine. Tests: tests/unit/test_up.py, tests/e2e/test_up.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from jos import profiles
+from jos.core.errors import ComputeFailed, Conflict, JosError
+from jos.launch import ray_head
+from jos.settings import Settings
+from jos.store import embedded
+from jos.up_child import Child, Tell, free_port
+
+READY_SECONDS = 120.0
+DRAIN_SECONDS = 45.0
+LOOK = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    settings: Settings
+    port: int | None = None  # wanted; then another is not taken instead
+    ray_dashboard: str | None = None  # of a cluster that runs already
+    cpus: int | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a person needs to know once everything runs."""
+
+    url: str
+    home: Path
+    first_key: str | None  # only at the first start
+
+
+# --- one service on one home --------------------------------------------------------------------------
+
+
+@contextmanager
+def claimed(home: Path) -> Iterator[None]:
+    """This home is ours while we live; Conflict says where the one runs that has it."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / profiles.LOCK).open("ab") as lock:
+        for last in (*[False] * 20, True):  # a command that looks whether we run holds it for a moment
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if last:
+                    raise _runs_already(home) from None
+                time.sleep(0.05)
+        try:
+            yield
+        finally:
+            (home / profiles.SERVER).unlink(missing_ok=True)
+
+
+def _runs_already(home: Path) -> Conflict:
+    said: dict[str, Any] = {}
+    with suppress(OSError, json.JSONDecodeError):
+        said = json.loads((home / profiles.SERVER).read_text())
+    where = f"at {said['url']} (process {said['pid']})" if said else "and is just starting"
+    return Conflict(
+        f"JOS runs already for {home}, {where}.",
+        suggestion="Use that one, stop it, or give this one a folder of its own with --home.",
+    )
+
+
+@dataclass
+class Service:
+    """Everything that `jos up` started, in the order of its start."""
+
+    options: Options
+    tell: Tell
+    settings: Settings = field(init=False)
+    api: Child | None = None
+    controller: Child | None = None
+    own_ray: bool = False
+    dashboard: str = ""
+    ray_looked: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.settings = self.options.settings
+
+    # --- up ---
+
+    def start(self, stop: threading.Event) -> Ready | None:
+        """Returns when all of it serves; None when it was told to stop before that."""
+        settings = self.settings
+        host = settings.api_host
+        port = free_port(host, self.options.port or settings.api_port, self.options.port is not None)
+        if port != (self.options.port or settings.api_port):
+            self.tell(f"port {settings.api_port} is taken, so the API listens on {port}")
+        self.settings = settings = settings.model_copy(update={"api_port": port})
+        if settings.redis_url is None:
+            embedded.ensure(settings.redis_dir)
+        first_key = asyncio.run(_first_key(settings))
+        url = _url(host, port)
+        if first_key is not None:
+            profiles.save(settings, profiles.LOCAL, url, first_key, default=False)
+        self.api = self._child("api", "api")
+        self.api.start()
+        self._start_ray()
+        if stop.is_set():
+            return None
+        self.settings = self.settings.model_copy(update={"ray_dashboard": self.dashboard})
+        self.controller = self._child("controller", "controller")
+        self.controller.start()
+        if not self._await_ready(url, stop):
+            return None
+        _keep_url(settings, url)
+        server = {"url": url, "pid": os.getpid(), "redis_url": settings.redis_url, "dashboard": self.dashboard}
+        (settings.home_dir / profiles.SERVER).write_text(json.dumps(server))
+        return Ready(url, settings.home_dir, first_key)
+
+    def _child(self, name: str, command: str) -> Child:
+        program = [sys.executable, "-m", "jos.cli", command]
+        return Child(name, program, {**os.environ, **environment(self.settings)}, self.settings.log_dir / f"{name}.log")
+
+    def _start_ray(self) -> None:
+        if self.options.ray_dashboard is not None:
+            self.dashboard = self.options.ray_dashboard
+            return
+        self.own_ray = True
+        head = ray_head.start(self.settings.home_dir, environment(self.settings), self.options.cpus)
+        self.dashboard = head.dashboard
+
+    def _await_ready(self, url: str, stop: threading.Event) -> bool:
+        deadline = time.monotonic() + READY_SECONDS
+        with httpx2.Client(timeout=5.0) as client:
+            while not stop.wait(LOOK):
+                self.look()
+                missing = _missing(client, url)
+                if missing is None:
+                    return True
+                for child in (self.api, self.controller):
+                    if child is not None and child.deaths >= 3:
+                        raise ComputeFailed(f"{child.name} does not start; its log says:\n{child.tail()}")
+                if time.monotonic() > deadline:
+                    raise ComputeFailed(
+                        f"JOS is not ready after {READY_SECONDS:g} s: {missing}",
+                        suggestion=f"See the logs in {self.settings.log_dir}.",
+                    )
+        return False
+
+    # --- while it runs ---
+
+    def look(self) -> None:
+        now = time.monotonic()
+        for child in (self.api, self.controller):
+            if child is not None:
+                child.look(now, self.tell)
+        if self.own_ray and self.controller is not None and now - self.ray_looked > 5:
+            self._look_at_ray()
+            self.ray_looked = time.monotonic()
+
+    def _look_at_ray(self) -> None:
+        """Ray came to its end: a new head has other ports, so the controller is started anew too."""
+        if ray_head.alive(self.settings.home_dir):
+            return
+        self.tell("Ray ended; starting it again")
+        try:
+            self._start_ray()
+        except JosError as error:
+            self.tell(f"Ray does not start, trying again: {error}")
+            return
+        assert self.controller is not None
+        self.controller.stop()
+        self.settings = self.settings.model_copy(update={"ray_dashboard": self.dashboard})
+        self.controller = self._child("controller", "controller")
+        self.controller.start()
+        self.tell("Ray is started again")
+
+    # --- down ---
+
+    def stop(self) -> None:
+        """In order; nothing that fails keeps the rest alive."""
+        with ExitStack() as steps:  # last in, first out
+            if self.settings.redis_url is None:
+                steps.callback(embedded.stop, self.settings.redis_dir)
+            if self.own_ray:
+                steps.callback(ray_head.stop, self.settings.home_dir)
+            if self.api is not None:
+                steps.callback(self.api.stop)
+            if self.controller is not None:
+                if self.own_ray or self.settings.redis_url is None:
+                    steps.callback(self._drain)
+                steps.callback(self.controller.stop)
+
+    def _drain(self) -> None:
+        try:
+            left = asyncio.run(drain(self.settings, self.dashboard))
+        except JosError as error:
+            self.tell(f"the drivers could not be asked to leave: {error}")
+            return
+        if left:
+            self.tell(f"{left} jobs were asked to leave; they go on at the next start")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables, for processes of ours."""
+    named = settings.model_dump(exclude_none=True)
+    return {f"JOS_{name.upper()}": str(value) for name, value in named.items()}
+
+
+def _url(host: str, port: int) -> str:
+    reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{reached}:{port}"
+
+
+def _keep_url(settings: Settings, url: str) -> None:
+    """The port may be another one than the last time."""
+    local = profiles.load(settings).by_name.get(profiles.LOCAL)
+    if local is not None and local.api_key and local.url != url:
+        profiles.save(settings, profiles.LOCAL, url, local.api_key, default=False)
+
+
+async def _first_key(settings: Settings) -> str | None:
+    """Proves store and storage on the way."""
+    from jos.api.auth import bootstrap
+    from jos.store.keys import ApiKeys
+    from jos.wiring import wired
+
+    async with wired(settings) as parts:
+        return await bootstrap(ApiKeys(parts.store.connection), settings.org)
+
+
+def _missing(client: httpx2.Client, url: str) -> str | None:
+    """What is not ready yet."""
+    try:
+        checks = client.get(f"{url}/readyz").json()["checks"]
+    except (httpx2.TransportError, ValueError, KeyError):
+        return "the API does not answer."
+    wrong = [f"{name}: {said}" for name, said in checks.items() if said != "ok"]
+    return "; ".join(wrong) or None
+
+
+async def drain(settings: Settings, dashboard: str) -> int:
+    """Asks every driver to leave and waits until they have; how many jobs were at work."""
+    from jos.launch.ray_jobs import WARM, RayJobs
+    from jos.store.drivers import Drivers
+    from jos.wiring import wired
+
+    async with wired(settings) as parts:
+        launcher = RayJobs(dashboard, Drivers(parts.store.connection))
+        try:
+            at_work = [j for j in await parts.store.active(_now()) if j.holds_capacity and not j.status.terminal]
+            deadline = time.monotonic() + DRAIN_SECONDS
+            stopped: set[str] = set()
+            while live := [n for n, d in (await launcher.seen()).items() if d.state != "ended"]:
+                for name in sorted(set(live) - stopped, key=lambda n: n.startswith(WARM)):
+                    await launcher.stop(name)
+                    stopped.add(name)
+                if time.monotonic() > deadline:
+                    break
+                await asyncio.sleep(0.1)
+        finally:
+            await launcher.close()
+        return len(at_work)
+
+
+def _now() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
+
+
+def run(options: Options, tell: Tell, ready: Callable[[Ready], object]) -> None:
+    """Until SIGINT or SIGTERM. A second signal does not wait for drivers (nothing committed can be lost)."""
+    stop = threading.Event()
+
+    def asked(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, asked)
+    with claimed(options.settings.home_dir):
+        service = Service(options, tell)
+        try:
+            told = service.start(stop)
+            if told is not None:
+                ready(told)
+            while not stop.wait(LOOK):
+                service.look()
+            tell("stopping: jobs commit what is in hand and go on at the next start (again to not wait)")
+        finally:
+            service.stop()

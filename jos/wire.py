@@ -1,0 +1,452 @@
+"""The shapes that cross the HTTP API, field for field: what the server answers and the client reads.
+
+Extra fields of a newer server are kept by the client and never refused. Times are RFC 3339 UTC with microseconds and
+`Z`. Pure. May import: pydantic, jos.core. Tests: tests/unit/test_wire.py.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from jos.core.model import ComponentParameters, InputRef, InputStatus, Json, Level, PipelineStatus, Status, utc
+
+
+def _aware(value: Any) -> Any:
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
+
+
+Time = Annotated[
+    datetime,
+    BeforeValidator(_aware),
+    PlainSerializer(utc, return_type=str, when_used="always"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+# --- errors ---
+
+
+class ErrorItem(Wire):
+    code: str
+    message: str
+    suggestion: str | None = None
+    path: str | None = None  # JSON path in the request body, for violations; the parameter's name otherwise
+    reason: str | None = None  # of a violation: invalid, locked, unknown or missing
+    error_uid: str
+
+
+class ErrorBody(Wire):
+    errors: list[ErrorItem]
+
+
+# --- jobs ---
+
+
+class InputCounts(Wire):
+    pending: int = 0
+    processing: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class JobError(Wire):
+    code: str
+    message: str
+    details: Json = {}
+
+
+class WaitingReason(Wire):
+    code: str  # see docs/lifecycle.md
+    message: str
+
+
+class Job(Wire):
+    id: str
+    org_id: str
+    name: str
+    pipeline_type: Literal["batch", "training"]
+    pipeline_key: str
+    pipeline_version: str
+    status: Status
+    parameters: dict[str, Json]
+    priority: int
+    queue: str
+    retry_count: int
+    preemption_count: int
+    queue_position: int | None = None  # 1 = next; null unless waiting
+    queue_depth: int | None = None
+    waiting: WaitingReason | None = None  # why it waits; null unless it does
+    input_progress: InputCounts = InputCounts()
+    created_at: Time
+    updated_at: Time
+    started_at: Time | None = None
+    completed_at: Time | None = None
+    failed_at: Time | None = None
+    cancelled_at: Time | None = None
+    error: JobError | None = None
+
+
+class JobList(Wire):
+    total: int
+    offset: int
+    limit: int
+    jobs: list[Job]
+
+
+class JobCreate(BaseModel):
+    """The body of POST /batch/jobs. Unlike an answer, it takes no field it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1, max_length=255)
+    pipeline_type: Literal["batch", "training"]
+    pipeline_key: str
+    pipeline_version: str | None = None
+    inputs: dict[str, list[InputRef]] = {}
+    parameters: dict[str, ComponentParameters] = {}
+    priority: int | None = Field(default=None, ge=-1_000_000, le=1_000_000)
+
+
+class Cancelled(Wire):
+    id: str
+    status: Literal["CANCELLED"]
+    cancelled_at: Time
+
+
+class Retried(Wire):
+    id: str
+    status: Literal["PENDING"]
+    retry_count: int
+
+
+class Deleted(Wire):
+    id: str
+    deleted: Literal[True]
+
+
+class QueueDepth(Wire):
+    pipeline_type: str
+    depth: int
+
+
+class QueueList(Wire):
+    queues: list[QueueDepth]
+
+
+# --- events and progress ---
+
+
+class Event(Wire):
+    id: int
+    event_type: str
+    level: Level
+    message: str
+    payload: Json = {}
+    input_id: str | None = None
+    index: int | None = None
+    created_at: Time
+
+
+class EventList(Wire):
+    job_id: str
+    total: int
+    offset: int
+    limit: int
+    events: list[Event]
+
+
+class Progress(Wire):
+    id: int
+    kind: str
+    step: int | None = None
+    message: str = ""
+    metrics: Json = {}
+    payload: Json = {}
+    input_id: str | None = None
+    index: int | None = None
+    created_at: Time
+
+
+class ProgressList(Wire):
+    job_id: str
+    total: int
+    offset: int
+    limit: int
+    entries: list[Progress]
+
+
+# --- inputs, outputs, checkpoints ---
+
+
+class DataRef(Wire):
+    ref: str
+    filename: str
+    file_type: str
+    file_extension: str
+    num_bytes: int
+    metadata: Json = {}
+    file_tags: list[str] = []
+    file_attributes: Json = {}
+
+
+class Input(Wire):
+    id: str
+    job_id: str
+    port_name: str
+    file_id: str | None = None
+    data: DataRef | None = None
+    status: InputStatus
+    error_message: str | None = None
+    created_at: Time
+    completed_at: Time | None = None
+
+
+class InputList(Wire):
+    total: int
+    offset: int
+    limit: int
+    inputs: list[Input]
+
+
+class InputProgress(Wire):
+    input: Input
+    latest_progress: Progress | None = None
+    step: int | None = None
+
+
+class InputProgressList(Wire):
+    total: int
+    offset: int
+    limit: int
+    items: list[InputProgress]
+
+
+class InputProgressCounts(InputCounts):
+    job_id: str
+
+
+class TracePoint(Wire):
+    t: Time
+    step: int
+    files: dict[str, int]
+    items: dict[str, dict[str, int]]
+
+
+class Traces(Wire):
+    job_id: str
+    bucket_seconds: float
+    latest_event_at: Time | None = None
+    points: list[TracePoint]
+
+
+class Output(Wire):
+    id: str
+    job_id: str
+    port_name: str
+    input_id: str | None = None
+    input_file_id: str | None = None
+    data: DataRef
+    expires_at: Time
+    created_at: Time
+
+
+class OutputList(Wire):
+    total: int
+    offset: int
+    limit: int
+    outputs: list[Output]
+
+
+class Checkpoint(Wire):
+    id: str
+    name: str
+    step: int
+    metrics: Json = {}
+    created_at: Time
+
+
+class CheckpointList(Wire):
+    total: int
+    offset: int
+    limit: int
+    checkpoints: list[Checkpoint]
+
+
+# --- registry ---
+
+
+class Pipeline(Wire):
+    id: str
+    pipeline_key: str
+    pipeline_version: str
+    name: str
+    description: str
+    pipeline_type: str
+    components: dict[str, str]
+    default_config: dict[str, Json]
+    config_schema: dict[str, Json]
+    user_config_schema: dict[str, Json]
+    edges: list[Json]
+    inputs: dict[str, Json]
+    outputs: dict[str, Json]
+    retry_policy: Json
+    visibility: Literal["platform", "org"]
+    org_id: str | None
+    status: PipelineStatus
+    created_at: Time
+    updated_at: Time
+    worker: str | None = None
+    image: str | None = None
+    command: list[str] = []
+    priority: int = 0
+    max_parallelism: int | None = None
+    resources: Json = {}
+    queue: str = "default"
+    timeouts: Json = {}
+
+
+class PipelineList(Wire):
+    total: int
+    offset: int
+    limit: int
+    pipelines: list[Pipeline]
+
+
+class PipelineSchema(Wire):
+    id: str
+    pipeline_key: str
+    pipeline_version: str
+    user_schema: dict[str, Json]
+    config_schema: dict[str, Json]
+    inputs: dict[str, Json]
+    outputs: dict[str, Json]
+
+
+# --- files ---
+
+
+class FileAnswer(Wire):
+    is_valid: bool
+    file_id: str
+    file_uid: str
+
+
+class FileRecord(FileAnswer):
+    file_type: str
+    num_bytes: int
+    file_status: str  # Uploading | Registered | Corrupt
+    file_attributes: Json = {}
+    ingested: bool = True
+    file_index: int = 0
+    file_tags: list[str] = []
+    created_at: Time | None = None
+
+
+class FilePage(Wire):
+    """Newest first; below `/api` only."""
+
+    data: list[FileRecord]
+    has_more: bool  # in the direction that was asked for
+    next_cursor: str | None = None  # for `after`: older ones
+    prev_cursor: str | None = None  # for `before`: newer ones
+
+
+class FileInfo(Wire):
+    num_files: int
+    num_bytes: int
+    num_ingested: int
+    last_updated: float
+
+
+class UploadStart(BaseModel):
+    filename: str
+    file_type: str = "application/octet-stream"
+    num_bytes: int
+    resume_if_started: bool = False
+
+
+class UploadPart(Wire):
+    part_number: int
+    url: str
+    offset: int
+    length: int
+    expires_at: Time
+
+
+class Upload(Wire):
+    upload_id: str
+    file_uid: str
+    file_name: str
+    total_bytes: int
+    num_parts: int
+    part_size: int
+    strategy: Literal["simple", "multipart"]
+    is_resume: bool
+    integrity_algorithm: Literal["crc32c", "none"]
+    parts: list[UploadPart]
+    expires_at: Time
+
+
+class PartNumbers(BaseModel):
+    part_numbers: list[int]
+
+
+class UploadParts(Wire):
+    parts: list[UploadPart]
+
+
+class PartToken(BaseModel):
+    part_number: int
+    part_token: str
+
+
+class PartTokens(BaseModel):
+    parts: list[PartToken] = []
+
+
+class NumCheckpointed(Wire):
+    num_checkpointed: int
+
+
+class UploadComplete(PartTokens):
+    integrity_checksum: str | None = None  # base64 of the big-endian CRC32C of the whole file
+
+
+class FileComplete(Wire):
+    file_uid: str
+    file_name: str
+    num_bytes: int
+    file_status: str
+    file_attributes: Json = {}
+
+
+# --- keys (admin) ---
+
+
+class KeyCreate(BaseModel):
+    name: str = Field(default="", max_length=255)
+    role: Literal["reader", "user", "admin"] = "user"
+    org_id: str | None = Field(default=None, pattern=r"^org_[A-Za-z0-9_-]{1,60}$")  # default: the caller's
+
+
+class Key(Wire):
+    id: str
+    org_id: str
+    role: Literal["reader", "user", "admin"]
+    name: str
+    created_at: Time
+    last4: str
+    key: str | None = None  # the secret itself, only in the answer to its creation
+
+
+class KeyList(Wire):
+    total: int
+    offset: int
+    limit: int
+    keys: list[Key]

@@ -1,0 +1,242 @@
+"""kill -9 of everything that a service consists of, in random order, under load: API, controller, drivers, indexes,
+Valkey. Every job must end in the right state, nothing lost or doubled, capacity back to zero, events without gaps.
+
+JOS_CHAOS_SECONDS says for how long (45 in a test run, 900 in `make chaos`), JOS_CHAOS_JOBS how many jobs,
+JOS_CHAOS_SEED draws the victims and moments of an earlier run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import secrets
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from jobs_lab import BIN, Head, alive, kill, until
+from service_lab import TERMINAL, Service
+
+from jos.store import embedded
+from jos.store.redis import Store
+
+SECONDS = float(os.environ.get("JOS_CHAOS_SECONDS", "45"))
+JOBS = int(os.environ.get("JOS_CHAOS_JOBS", "6"))
+SEED = int(os.environ.get("JOS_CHAOS_SEED") or secrets.randbelow(1 << 32))
+QUEUES = {"queues": {"default": {"quota": {"cpu": 3}, "preemption": {"within_queue": "lower_priority"}}}}
+
+
+@pytest.fixture
+def service(tmp_path: Path, ray_jobs: Head) -> Iterator[Service]:
+    (tmp_path / "queues.yaml").write_text(json.dumps(QUEUES))
+    one = Service(tmp_path, ray_jobs, settings={"JOS_QUEUES": str(tmp_path / "queues.yaml"), "JOS_WARM_DRIVERS": "1"})
+    try:
+        one.start()
+        yield one
+    finally:
+        one.close()
+
+
+def patiently(ask: Callable[[], Any], seconds: float = 60) -> Any:
+    """The answer, however often the API is killed before it comes."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(httpx2.TransportError):
+            return ask()
+        assert time.monotonic() < deadline, "the API stays away"
+        time.sleep(0.1)
+
+
+class Load:
+    """Jobs of mixed priorities, and users who cancel and retry them. What must be true at the end is kept here."""
+
+    def __init__(self, service: Service, chance: random.Random) -> None:
+        self.service, self.chance = service, chance
+        self.expected: dict[str, bytes] = {}  # job -> content of its one output
+        self.cancelled: set[str] = set()
+
+    def answer(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        def ask() -> httpx2.Response:
+            answer = self.service.http.request(method, f"/v0.5{path}", **options)
+            if answer.status_code in (429, 503):
+                raise httpx2.ConnectError("come back later")
+            return answer
+
+        found: httpx2.Response = patiently(ask)
+        assert found.status_code < 500, found.text
+        return found
+
+    def add(self, number: int) -> None:
+        records = [{"text": f"job {number} record {n}"} for n in range(self.chance.randrange(60, 240))]
+        data = b"".join(orjson.dumps(r) + b"\n" for r in records)
+        name = f"load-{number}.jsonl"
+        self.answer("POST", "/files", files={"file": (name, data, "application/x-ndjson")})
+        body = {
+            "name": f"load {number}",
+            "pipeline_type": "batch",
+            "pipeline_key": "shout",
+            "priority": self.chance.choice([0, 0, 0, 10, 50]),
+            "inputs": {"worker.data": [{"file_id": name}]},
+            "parameters": {"worker": {"parallelism": 2, "config": {"seconds": 0.05, "span_records": 4}}},
+        }
+        answer = self.answer("POST", "/batch/jobs", json=body, headers={"Idempotency-Key": f"load-{number}"})
+        assert answer.status_code in (200, 201), answer.text
+        lines = [orjson.dumps({"line_index": n, "text": r["text"].upper()}) for n, r in enumerate(records)]
+        self.expected[answer.json()["id"]] = b"".join(line + b"\n" for line in lines)
+
+    def meddle(self) -> None:
+        job_id = self.chance.choice(list(self.expected))
+        if job_id in self.cancelled:
+            if self.answer("POST", f"/batch/jobs/{job_id}/retry").status_code == 200:
+                self.cancelled.discard(job_id)
+        elif self.answer("POST", f"/batch/jobs/{job_id}/cancel").status_code == 200:
+            self.cancelled.add(job_id)
+
+    def settle(self) -> None:
+        """Users come back and retry what is not done. A cancel whose answer was lost may have been carried out."""
+        for job_id in self.expected:
+            status = self.answer("GET", f"/batch/jobs/{job_id}").json()["status"]
+            if status in ("FAILED", "CANCELLED") and job_id not in self.cancelled:
+                self.answer("POST", f"/batch/jobs/{job_id}/retry")
+
+
+class Killer:
+    def __init__(self, service: Service, chance: random.Random) -> None:
+        self.service, self.chance = service, chance
+        self.hits: Counter[str] = Counter()
+
+    def hit(self, jobs: list[str]) -> None:
+        what = self.chance.choice(("api", "controller", "driver", "driver", "index", "index", "redis"))
+        if self.strike(what, jobs):
+            self.hits[what] += 1
+
+    def strike(self, what: str, jobs: list[str]) -> bool:
+        match what:
+            case "api" | "controller":  # and started again, as `jos up` or Kubernetes would
+                process = self.service.api if what == "api" else self.service.controller
+                process.kill()
+                process.start()
+            case "driver":
+                pids = driver_pids(self.service)
+                if not pids:
+                    return False
+                kill(self.chance.choice(pids))
+            case "index":
+                pids = [p for p in index_pids(self.service, self.chance.choice(jobs)) if alive(p)]
+                if not pids:
+                    return False
+                kill(self.chance.choice(pids))
+            case "redis":
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    kill(int((self.service.home / "redis" / embedded.PID).read_text()))
+        return True
+
+
+def driver_pids(service: Service) -> list[int]:
+    """Processes of `python -m jos.driver` that serve this home."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+            ours = f"JOS_HOME={service.home}".encode() in environment.split(b"\0")
+            if ours and b"jos.driver" in command and b"python" in command.split(b"\0")[0]:
+                found.append(int(folder.name))
+    return found
+
+
+def index_pids(service: Service, job_id: str) -> list[int]:
+    def ask() -> list[dict[str, Any]]:
+        answer = service.http.get(f"/v0.5/batch/jobs/{job_id}/events", params={"limit": 1000})
+        return list(answer.json()["events"]) if answer.status_code == 200 else []
+
+    events: list[dict[str, Any]] = patiently(ask)
+    return [e["payload"]["pid"] for e in events if e["event_type"] in ("index.started", "index.restarted")]
+
+
+def verified(service: Service, job_id: str) -> None:
+    environment = {**service.environment, "JOS_LOCAL": "1"}
+    done = subprocess.run(
+        [str(BIN / "jos"), "verify", job_id, "--json"], capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout.decode()}\n{done.stderr.decode()}"
+
+
+def test_everything_killed_in_random_order_under_load(service: Service) -> None:
+    print(f"\nJOS_CHAOS_SEED={SEED} JOS_CHAOS_SECONDS={SECONDS:g} JOS_CHAOS_JOBS={JOBS}")
+    chance = random.Random(SEED)
+    load, killer = Load(service, chance), Killer(service, chance)
+    for number in range(JOBS):
+        load.add(number)
+    added, deadline = JOBS, time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        moment = time.monotonic() + chance.uniform(0.5, 6)  # chance, not a wait for anything
+        while time.monotonic() < moment:
+            time.sleep(0.1)
+        killer.hit(list(load.expected))
+        if chance.random() < 0.3:
+            load.meddle()
+        running = [j for j in load.expected if load.answer("GET", f"/batch/jobs/{j}").json()["status"] not in TERMINAL]
+        if len(running) < JOBS / 2:  # the load stays on
+            load.add(added)
+            added += 1
+    print(dict(killer.hits), f"{len(load.expected)} jobs, {len(load.cancelled)} cancelled")
+    service.wait_ready()
+
+    def settled() -> bool:
+        load.settle()
+        found = {j: load.answer("GET", f"/batch/jobs/{j}").json()["status"] for j in load.expected}
+        return all(s == ("CANCELLED" if j in load.cancelled else "COMPLETED") for j, s in found.items())
+
+    until(settled, 120 + SECONDS, 1.0)
+    for job_id, content in load.expected.items():
+        service.events(job_id)  # numbered without gaps
+        if job_id in load.cancelled:
+            continue
+        (output,) = service.outputs(job_id).values()
+        assert output == content, job_id
+        verified(service, job_id)
+    until(lambda: capacity_is_free(service), 30)
+
+
+def capacity_is_free(service: Service) -> bool:
+    """No job that the store knows of is unfinished or holds any."""
+
+    async def active() -> int:
+        async with await Store.open(None, service.home / "redis") as store:
+            return len(await store.active(datetime.now(UTC)))
+
+    return asyncio.run(active()) == 0
+
+
+def test_a_leader_that_sleeps_past_its_lease_admits_nothing_twice(service: Service) -> None:
+    """SIGSTOP of the leading controller in the middle of a busy queue; the other takes over; then it wakes up."""
+    second = service.process("controller", "-2")
+    service.controllers.append(second)
+    second.start()
+    files = [service.records(f"f{n}.jsonl", [{"text": f"{n}"}] * 20) for n in range(8)]
+    jobs = [service.create("shout", [f], seconds=0.05, span_records=2, name=f) for f in files]
+    service.wait_for(jobs[0], "job.admitted")
+    for sleeper in (service.controllers[0], service.controllers[1]):  # whichever leads
+        sleeper.pause()
+        more = [service.create("shout", [f], seconds=0.02, span_records=2, name=f) for f in files[:4]]
+        service.wait_for(more[0], "job.admitted")
+        sleeper.go_on()
+        jobs += more
+    for job_id in jobs:
+        assert service.wait(job_id)["status"] == "COMPLETED"
+        assert len(service.events(job_id, "job.admitted")) == 1, "admitted twice"
+        assert len(service.events(job_id, "job.started")) == 1
+        verified(service, job_id)
+    until(lambda: capacity_is_free(service), 30)

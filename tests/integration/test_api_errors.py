@@ -1,0 +1,111 @@
+"""Every error has one shape and the right status, whatever is sent."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx2
+import pytest
+from api_lab import Api
+
+from jos.core.errors import StorageUnavailable, StoreUnavailable
+
+UID = re.compile(r"err-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+JSON = {"Content-Type": "application/json"}
+
+
+def errors(answer: httpx2.Response, status: int) -> list[dict[str, Any]]:
+    assert answer.status_code == status, answer.text
+    found: list[dict[str, Any]] = answer.json()["errors"]
+    assert found
+    for error in found:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", error["code"])
+        assert error["message"]
+        assert UID.fullmatch(error["error_uid"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v0.5/nothing/here", 404, "not_found"),
+        ("GET", "/v0.5/batch/jobs/job_00000000000000000000000000", 404, "not_found"),
+        ("GET", "/v0.5/batch/jobs/%00%ff%7B", 404, "not_found"),
+        ("PUT", "/v0.5/batch/jobs", 405, "method_not_allowed"),
+        ("GET", "/v0.5/batch/jobs?offset=99999999999999999999", 400, "bad_request"),
+        ("GET", "/v0.5/batch/jobs?limit=NaN", 400, "bad_request"),
+        ("GET", "/v0.5/batch/registry/pipelines?visibility=all", 400, "bad_request"),
+    ],
+)
+def test_unknown_routes_objects_methods_and_parameters(
+    shared_api: Api, method: str, path: str, status: int, code: str
+) -> None:
+    (error,) = errors(shared_api.http.request(method, path), status)
+    assert error["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"", 422),
+        (b"[]", 422),
+        (b'"text"', 422),
+        (b"null", 422),
+        (b"\xff\xfe{}", 400),
+        (b'{"name": NaN}', 400),
+        (b'{"name": "\\ud800"}', 400),
+        (b'{"parameters": ' * 50_000, 400),
+        (b'{"a":' * 200 + b"1" + b"}" * 200, 400),
+        (b'{"priority": 1e400}', 400),
+        (b'{"priority": 99999999999999999999999}', 422),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_body_that_is_no_json_is_400_and_one_that_breaks_its_schema_422(
+    shared_api: Api, body: bytes, status: int
+) -> None:
+    errors(shared_api.http.post("/v0.5/batch/jobs", content=body, headers=JSON), status)
+
+
+def test_a_body_of_another_content_type_is_told_what_it_should_be(shared_api: Api) -> None:
+    answer = shared_api.http.post("/v0.5/batch/jobs", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert "application/json" in errors(answer, 422)[0]["message"]
+
+
+def test_many_violations_are_cut_off_and_counted(shared_api: Api) -> None:
+    refs = [{"file_id": n} for n in range(300)]
+    body = {**shared_api.body(), "inputs": {"worker.data": refs}}
+    found = errors(shared_api.http.post("/v0.5/batch/jobs", json=body), 422)
+    assert len(found) == 201
+    assert found[0]["path"] == '$.inputs["worker.data"][0].file_id'
+    assert found[-1]["message"] == "100 more are not shown."
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        (StoreUnavailable("Redis is away."), 503, "store_unavailable"),
+        (StorageUnavailable("The bucket is away."), 503, "storage_unavailable"),
+        (RuntimeError("a secret detail"), 500, "internal_error"),
+    ],
+)
+def test_what_fails_inside_is_503_or_500_without_details(
+    shared_api: Api, monkeypatch: pytest.MonkeyPatch, raised: Exception, status: int, code: str
+) -> None:
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise raised
+
+    monkeypatch.setattr(shared_api.service.store, "jobs", fail)
+    answer = shared_api.http.get("/v0.5/batch/jobs")
+    (error,) = errors(answer, status)
+    assert error["code"] == code
+    assert answer.headers["X-Request-Id"]
+    if status == 503:
+        assert int(answer.headers["Retry-After"]) >= 1
+    else:
+        assert "secret" not in answer.text
+        assert error["error_uid"] in shared_api.said
+        assert "a secret detail" in shared_api.said

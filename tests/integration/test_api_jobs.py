@@ -1,0 +1,353 @@
+"""Jobs over HTTP, from their creation to their deletion, without a controller: what it and a driver would say is said
+by the test."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+from api_lab import Api, now
+from jobs_lab import until
+
+from jos.core.commands import Admit, Exited, Hold, Started
+from jos.core.model import (
+    Checkpoint,
+    EventDraft,
+    InputState,
+    InputStatus,
+    JobFailure,
+    Json,
+    Level,
+    Output,
+    ProgressDraft,
+    job_folder,
+)
+
+
+def errors(answer: httpx2.Response, status: int) -> list[Json]:
+    assert answer.status_code == status, answer.text
+    found: list[Json] = answer.json()["errors"]
+    return found
+
+
+def inputs_of(api: Api, job_id: str) -> list[Json]:
+    found: list[Json] = api.get(f"/batch/jobs/{job_id}/inputs", limit=1000)["inputs"]
+    return found
+
+
+def state(input_id: str, status: InputStatus, **fields: Any) -> InputState:
+    return InputState(input_id=input_id, status=status, **fields)
+
+
+def progress(input_id: str, done: int, total: int, failed: int = 0) -> ProgressDraft:
+    metrics = {"percent_complete": 100 * done / total, "items_processed": done, "items_total": total}
+    metrics |= {"success": done - failed, "failed": failed}
+    return ProgressDraft(kind="inference", step=done, metrics=metrics, input_id=input_id, created_at=now())
+
+
+# --- creation -----------------------------------------------------------------------------------------
+
+
+def test_a_job_is_written_down_whole_and_waits_its_turn(api: Api) -> None:
+    first, second = api.upload("a.jsonl"), api.upload("b.jsonl")
+    uid = api.get("/files/metadata/b.jsonl")["file_uid"]
+    ahead = api.create(first)
+    body = api.body(first, uid, name="two files")
+    body["inputs"]["worker.data"][0]["metadata"] = {"shift": "night"}
+    job = api.call("POST", "/batch/jobs", 201, json=body)
+    assert (job["status"], job["org_id"], job["name"], job["queue"]) == ("PENDING", "org_a", "two files", "default")
+    assert (job["queue_position"], job["queue_depth"]) == (2, 2)
+    assert job["waiting"]["code"] == "WaitingForCapacity"
+    assert job["input_progress"] == {"pending": 2, "processing": 0, "completed": 0, "failed": 0}
+    assert job["parameters"]["worker"]["config"]["span_records"] == 16  # the pipeline's default
+    one, two = inputs_of(api, job["id"])
+    assert (one["file_id"], one["data"]["metadata"], one["status"]) == ("a.jsonl", {"shift": "night"}, "pending")
+    assert two["file_id"] == second
+    spec = orjson.loads((api.settings.home_dir / "storage" / job_folder("org_a", job["id"]) / "job.json").read_bytes())
+    assert Path(spec["inputs"][0]["url"]).read_bytes() == b'{"text": "a"}\n'
+    assert api.get("/batch/jobs/queue")["queues"] == [
+        {"pipeline_type": "batch", "depth": 2},
+        {"pipeline_type": "training", "depth": 0},
+    ]
+    api.cancel(ahead)
+    assert api.get(f"/batch/jobs/{job['id']}")["queue_position"] == 1
+
+
+def test_what_is_wrong_is_told_at_once_and_leaves_nothing_behind(api: Api) -> None:
+    words = api.upload("words.jsonl")
+
+    def post(**changed: Any) -> httpx2.Response:
+        return api.http.post("/v0.5/batch/jobs", json={**api.body(words), **changed})
+
+    (unknown,) = errors(post(pipeline_key="shot", pipeline_version="9.9.9"), 404)
+    assert (unknown["code"], '"shot", version "9.9.9"' in unknown["message"]) == ("not_found", True)
+    assert unknown["suggestion"] == 'Did you mean "shout"?'
+    assert "no version" in errors(post(pipeline_version="9.9.9"), 404)[0]["message"]
+    missing = [{"file_id": "gone-1"}, {"file_id": words}, {"file_id": "gone-2"}]
+    (gone,) = errors(post(inputs={"worker.data": missing}), 400)
+    assert "gone-1, gone-2" in gone["message"]
+    wrong = errors(post(parameters={"worker": {"parallelism": 0, "config": {"nonsense": 1}}}), 422)
+    assert [e["path"] for e in wrong] == ["$.parameters.worker.parallelism", "$.parameters.worker.config.nonsense"]
+    (port,) = errors(post(inputs={"worker.dta": [], "worker.data": [{"file_id": words}]}), 422)
+    assert port["path"] == '$.inputs["worker.dta"]'
+    (deep,) = errors(post(inputs={"worker.data": [{"file_id": words}, {"file_id": 7}]}), 422)
+    assert deep["path"] == '$.inputs["worker.data"][1].file_id'
+    assert {e["path"] for e in errors(api.http.post("/v0.5/batch/jobs", json={}), 422)} == {
+        "$.name",
+        "$.pipeline_type",
+        "$.pipeline_key",
+    }
+    assert errors(post(colour="red"), 422)[0]["path"] == "$.colour"
+    assert errors(post(inputs={}), 422)
+    assert errors(post(pipeline_type="training"), 422)
+    assert api.get("/batch/jobs")["total"] == 0
+    assert not (api.settings.home_dir / "storage" / "org_a" / "jobs").exists()
+
+
+def test_a_key_may_ask_for_a_priority_up_to_its_ceiling(api: Api) -> None:
+    words, user = api.upload("words.jsonl"), api.as_(api.make_key("org_a", "user"))
+    errors(user.post("/v0.5/batch/jobs", json=api.body(words, priority=101)), 403)
+    errors(api.http.post("/v0.5/batch/jobs", json=api.body(words, priority=1001)), 403)
+    low = user.post("/v0.5/batch/jobs", json=api.body(words, priority=100)).json()
+    high = api.call("POST", "/batch/jobs", 201, json=api.body(words, priority=101))
+    assert (low["priority"], high["priority"]) == (100, 101)
+    assert api.get(f"/batch/jobs/{low['id']}")["queue_position"] == 2
+
+
+def test_the_same_idempotency_key_gives_the_same_job_and_another_body_a_conflict(api: Api) -> None:
+    words, other = api.upload("words.jsonl"), api.as_(api.make_key("org_b"))
+    headers = {"Idempotency-Key": "abc"}
+    broken = api.http.post("/v0.5/batch/jobs", json=api.body("gone"), headers=headers)
+    errors(broken, 400)  # an invalid request takes no key
+    first = api.call("POST", "/batch/jobs", 201, json=api.body(words), headers=headers)
+    again = api.call("POST", "/batch/jobs", 201, json=api.body(words), headers=headers)
+    assert again["id"] == first["id"]
+    assert api.get("/batch/jobs")["total"] == 1
+    (error,) = errors(api.http.post("/v0.5/batch/jobs", json=api.body(words, name="b"), headers=headers), 409)
+    assert error["code"] == "conflict"
+    theirs = other.post("/v0.5/files", files={"file": ("words.jsonl", b"{}\n", "application/json")})
+    assert theirs.status_code == 200
+    made = other.post("/v0.5/batch/jobs", json=api.body(words), headers=headers).json()
+    assert made["id"] != first["id"]  # keys are an organisation's own
+
+
+def test_a_file_that_a_live_job_reads_stays_until_the_job_is_deleted(api: Api) -> None:
+    words = api.upload("words.jsonl")
+    job_id = api.create(words)
+    errors(api.http.delete(f"/v0.5/files/delete/{words}"), 409)
+    api.cancel(job_id)
+    api.call("DELETE", f"/batch/jobs/{job_id}")
+    api.call("DELETE", f"/files/delete/{words}")
+
+
+# --- looking ------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_listed_newest_first_in_pages_and_by_filters(api: Api) -> None:
+    words = api.upload("words.jsonl")
+    made = [api.create(words, name=f"Number {n}") for n in range(5)]
+    trained = api.create(pipeline="quick-train", pipeline_type="training", inputs={})
+    api.cancel(made[1])
+    page = api.get("/batch/jobs", limit=2, offset=1)
+    assert (page["total"], page["offset"], page["limit"]) == (6, 1, 2)
+    assert [job["id"] for job in page["jobs"]] == [made[4], made[3]]
+    assert api.get("/batch/jobs")["limit"] == 20
+
+    def found(**query: Any) -> list[str]:
+        return [job["id"] for job in api.get("/batch/jobs", **query)["jobs"]]
+
+    assert found(status="CANCELLED") == [made[1]]
+    assert found(pipeline_type="training") == [trained]
+    assert found(q="nUMBER 3") == [made[3]]
+    assert found(q=made[0]) == [made[0]]
+    assert found(status="PENDING", q="quick") == [trained]
+    for bad in ("limit=0", "limit=1001", "limit=x", "offset=-1", "status=COMPLETE", "pipeline_type=x"):
+        assert errors(api.http.get(f"/v0.5/batch/jobs?{bad}"), 400)[0]["path"] == bad.partition("=")[0]
+
+
+def test_a_waiting_job_says_why(api: Api) -> None:
+    job_id = api.create(api.upload("a.jsonl"))
+    held = Hold("ClusterFull", "needs 1 CPU; 0 of 4 are free")
+    api.with_store(lambda store: store.transact(job_id, held, now()))
+    job = api.get(f"/batch/jobs/{job_id}")
+    assert job["waiting"] == {"code": "ClusterFull", "message": "needs 1 CPU; 0 of 4 are free"}
+    api.admit(job_id)
+    job = api.get(f"/batch/jobs/{job_id}")
+    assert (job["status"], job["waiting"], job["queue_position"]) == ("RUNNING", None, None)
+
+
+def test_inputs_progress_counts_and_traces_tell_the_same_story(api: Api) -> None:
+    names = [api.upload(f"{n}.jsonl") for n in range(4)]
+    job_id = api.create(*names)
+    api.admit(job_id)
+    one, two, three, _ = (found["id"] for found in inputs_of(api, job_id))
+    states = [
+        state(one, InputStatus.COMPLETED, tasks=10, done=10, completed_at=now(), step=2),
+        state(two, InputStatus.FAILED, tasks=10, done=10, failed=1, error_message='a "bad" line', completed_at=now(), step=1),
+        state(three, InputStatus.PROCESSING, tasks=10, done=4),
+    ]  # fmt: skip
+    told = [progress(one, 5, 10), progress(two, 10, 10, 1), progress(three, 4, 10), progress(one, 10, 10)]
+    api.tell(job_id, inputs=states, progress=told)
+    counts = {"pending": 1, "processing": 1, "completed": 1, "failed": 1}
+    assert api.get(f"/batch/jobs/{job_id}")["input_progress"] == counts
+    path = f"/batch/jobs/{job_id}/inputs"
+    assert api.get(f"{path}/progress/counts") == {"job_id": job_id, **counts}
+    assert api.get(f"{path}/progress/counts", port_name="worker.data") == {"job_id": job_id, **counts}
+    (failed,) = api.get(path, status="failed")["inputs"]
+    assert (failed["id"], failed["error_message"]) == (two, 'a "bad" line')
+    page = api.http.get(f"/v0.5{path}/progress?status=completed&status=failed&order=desc").json()
+    assert [(item["input"]["id"], item["step"]) for item in page["items"]] == [(two, 1), (one, 2)]
+    assert page["items"][1]["latest_progress"]["metrics"]["items_processed"] == 10
+    assert api.get(f"{path}/progress", offset=3)["items"][0]["latest_progress"] is None
+    answer = api.http.get(f"/v0.5{path}/progress/traces", params={"buckets": 3})
+    last = answer.json()["points"][-1]
+    assert len(answer.json()["points"]) <= 10  # 3 is clamped to 10
+    assert (last["files"], last["step"]) == ({"completed": 1, "failed": 1}, 2)
+    assert last["items"] == {"inference": {"success": 23, "failed": 1}}
+    etag = {"If-None-Match": f'W/"x", {answer.headers["ETag"]}'}
+    same = api.http.get(f"/v0.5{path}/progress/traces", params={"buckets": 10}, headers=etag)
+    assert (same.status_code, same.content) == (304, b"")
+    api.tell(job_id, seq=2, progress=[progress(three, 5, 10)])
+    assert api.http.get(f"/v0.5{path}/progress/traces", params={"buckets": 10}, headers=etag).status_code == 200
+
+
+def test_events_and_progress_come_newest_first_with_filters(api: Api) -> None:
+    job_id = api.create(api.upload("a.jsonl"))
+    api.admit(job_id)
+    (source,) = inputs_of(api, job_id)
+    error = EventDraft(
+        event_type="inference.failed", level=Level.ERROR, message="no", input_id=source["id"], created_at=now()
+    )
+    api.tell(job_id, events=[error], progress=[progress(source["id"], n, 10) for n in (1, 2, 3)])
+    path = f"/batch/jobs/{job_id}"
+    assert [event["id"] for event in api.get(f"{path}/events")["events"]] == [4, 3, 2, 1]
+    page = api.get(f"{path}/events", order="asc", offset=1, limit=2)
+    assert [event["event_type"] for event in page["events"]] == ["job.admitted", "job.started"]
+    for query in ({"level": "ERROR"}, {"event_type": "inference.failed"}, {"input_id": source["id"]}):
+        found = api.get(f"{path}/events", **query)
+        assert (found["total"], found["events"][0]["message"]) == (1, "no")
+    assert [entry["step"] for entry in api.get(f"{path}/progress", limit=2)["entries"]] == [3, 2]
+    assert api.get(f"{path}/progress", kind="training")["total"] == 0
+    errors(api.http.get(f"/v0.5{path}/events?level=LOUD"), 400)
+    errors(api.http.get(f"/v0.5{path}/events?order=up"), 400)
+
+
+def test_outputs_are_links_that_need_no_key_in_order_of_arrival(api: Api) -> None:
+    job_id = api.create(api.upload("a.jsonl"), api.upload("b.jsonl"))
+    api.admit(job_id)
+    one, two = inputs_of(api, job_id)
+    made = []
+    for number, source in enumerate((two, one)):
+        filename = f"inp_{number}_output.jsonl"
+        key = f"outputs/{filename}"
+        api.service.storage.write(job_folder("org_a", job_id) + key, b'{"n": 1}\n')
+        made.append(
+            Output(
+                id=f"out_{number}", port="worker.results", input_id=source["id"], filename=filename, key=key,
+                num_bytes=9, sha256="", tasks=1, created_at=now(),
+            )
+        )  # fmt: skip
+    api.tell(job_id, outputs=made)
+    page = api.get(f"/batch/jobs/{job_id}/outputs")
+    assert [(o["id"], o["input_file_id"]) for o in page["outputs"]] == [("out_0", "b.jsonl"), ("out_1", "a.jsonl")]
+    first = page["outputs"][0]
+    assert (first["data"]["file_type"], first["data"]["file_extension"]) == ("application/x-ndjson", "jsonl")
+    assert httpx2.get(first["data"]["ref"]).content == b'{"n": 1}\n'
+    assert api.get(f"/batch/jobs/{job_id}/outputs", input_id=one["id"])["outputs"][0]["id"] == "out_1"
+    assert api.get(f"/batch/jobs/{job_id}/outputs", port_name="worker.none")["total"] == 0
+
+
+def test_a_checkpoint_of_the_organisation_can_be_an_input(api: Api) -> None:
+    job_id = api.create(pipeline="quick-train", pipeline_type="training", inputs={})
+    api.admit(job_id)
+    api.service.storage.write(job_folder("org_a", job_id) + "state/step_1", b"weights")
+    checkpoint = Checkpoint(
+        id="ckp_00000000000000000000000001", name="step_1", step=1, metrics={"macro_f1": 0.5}, key="state/step_1",
+        num_bytes=7, sha256="", created_at=now(),
+    )  # fmt: skip
+    api.tell(job_id, checkpoints=[checkpoint])
+    (shown,) = api.get(f"/batch/jobs/{job_id}/checkpoints")["checkpoints"]
+    assert (shown["id"], shown["metrics"]) == (checkpoint.id, {"macro_f1": 0.5})
+    sensor = api.upload("s.csv", b"t,x\n1,2\n", "text/csv")
+    ref = {"kind": "checkpoint", "checkpoint_id": checkpoint.id}
+    body = api.body(pipeline="machine-state-classification", parameters={})
+    body["inputs"] = {"worker.inference": [{"file_id": sensor}], "worker.fine_tune_checkpoint": [ref]}
+    job = api.call("POST", "/batch/jobs", 201, json=body)
+    _, given = inputs_of(api, job["id"])
+    assert (given["file_id"], given["status"], given["data"]["num_bytes"]) == (checkpoint.id, "reference", 7)
+    assert job["input_progress"]["pending"] == 1
+    ref["checkpoint_id"] = "ckp_00000000000000000000000002"
+    assert ref["checkpoint_id"] in errors(api.http.post("/v0.5/batch/jobs", json=body), 400)[0]["message"]
+    theirs = api.as_(api.make_key("org_b"))
+    theirs.post("/v0.5/files", files={"file": ("s.csv", b"t,x\n1,2\n", "text/csv")})
+    ref["checkpoint_id"] = checkpoint.id
+    errors(theirs.post("/v0.5/batch/jobs", json=body), 400)
+
+
+# --- orders -------------------------------------------------------------------------------------------
+
+
+def test_cancel_retry_and_delete_keep_to_the_statuses(api: Api) -> None:
+    job_id = api.create(api.upload("a.jsonl"))
+    path = f"/batch/jobs/{job_id}"
+    assert errors(api.http.post(f"/v0.5{path}/retry"), 409)[0]["code"] == "conflict"
+    api.admit(job_id)
+    cancelled = api.call("POST", f"{path}/cancel")
+    assert set(cancelled) == {"id", "status", "cancelled_at"}
+    assert api.get(path)["status"] == "CANCELLED"
+    errors(api.http.post(f"/v0.5{path}/cancel"), 409)
+    errors(api.http.delete(f"/v0.5{path}"), 409)  # its driver has not left yet
+    api.drained(job_id)
+    assert api.call("POST", f"{path}/retry") == {"id": job_id, "status": "PENDING", "retry_count": 1}
+    errors(api.http.delete(f"/v0.5{path}"), 409)
+    api.cancel(job_id)
+    folder = api.settings.home_dir / "storage" / job_folder("org_a", job_id)
+    assert (folder / "job.json").exists()
+    assert api.call("DELETE", path) == {"id": job_id, "deleted": True}
+    assert not list(folder.rglob("*.json"))
+    for route in ("", "/events", "/inputs", "/outputs", "/stream"):
+        errors(api.http.get(f"/v0.5{path}{route}"), 404)
+    errors(api.http.delete(f"/v0.5{path}"), 404)
+
+
+def test_a_deletion_that_was_killed_is_carried_on_by_the_next_process(api: Api) -> None:
+    job_id = api.create(api.upload("a.jsonl"))
+    api.cancel(job_id)
+    kept = api.create("a.jsonl")
+    since = int((now() - timedelta(hours=1)).timestamp())
+
+    async def kill_midway(store: Any) -> None:
+        for name in (job_id, kept):  # the second was killed before its record was gone
+            await store.connection.command("ZADD", "jos:deleting", since, f"org_a {name}")
+        await store.delete(job_id)
+
+    api.with_store(kill_midway)
+    api.stop()
+    again = Api(api.folder)
+    again.start()
+    try:
+        storage = api.settings.home_dir / "storage"
+        until(lambda: not (storage / job_folder("org_a", job_id) / "job.json").exists())
+        assert again.get(f"/batch/jobs/{kept}")["status"] == "PENDING"
+        assert (storage / job_folder("org_a", kept) / "job.json").exists()
+    finally:
+        again.stop()
+        again.stack.close()
+
+
+def test_a_failed_job_tells_its_error(api: Api) -> None:
+    job_id = api.create(api.upload("a.jsonl"))
+
+    async def fail(store: Any) -> None:
+        await store.transact(job_id, Admit("t"), now())
+        await store.transact(job_id, Started("t"), now())
+        failure = JobFailure(code="all_inputs_failed", message="nothing worked", details={"n": 1})
+        await store.transact(job_id, Exited("t", failure, retryable=False), now())
+
+    api.with_store(fail)
+    job = api.get(f"/batch/jobs/{job_id}")
+    assert (job["status"], job["error"]["code"], job["error"]["details"]) == ("FAILED", "all_inputs_failed", {"n": 1})
+    assert job["failed_at"]

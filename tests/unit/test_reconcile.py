@@ -1,0 +1,151 @@
+"""What is done about a driver: a row for each thing that can be seen of it, by the sentence that says what is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from jos.controller.reconcile import LIMITS, Gone, Sight, Start, Stop, decide, job_of, orphans
+from jos.core.model import Attempt, Job, Status, Timeouts
+from jos.launch.base import DriverSeen
+
+NOW = datetime(2026, 4, 14, 10, 5, 0, tzinfo=UTC)
+NAME = "jos-job_1-1"
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def job(
+    status: Status = Status.RUNNING, *, holds: bool = True, attempt: dict[str, Any] | None = None, **more: Any
+) -> Job:
+    """By default an attempt that was admitted an hour ago, was taken, and runs."""
+    running = status not in (Status.ADMITTED,)
+    fields: dict[str, Any] = {"number": 1, "token": "tok", "admitted_at": ago(3600), "indexes": 1, "driver": NAME}
+    fields |= {"started_at": ago(3500) if running else None, **(attempt or {})}
+    defaults: dict[str, Any] = {
+        "id": "job_1", "org_id": "org_a", "name": "n", "pipeline_type": "batch", "pipeline_key": "k",
+        "pipeline_version": "1.0.0", "parameters": {}, "created_at": ago(4000), "updated_at": ago(1),
+        "queued_at": ago(4000), "timeouts": Timeouts(drain=30),
+    }  # fmt: skip
+    return Job(**{**defaults, **more}, status=status, holds_capacity=holds, attempt=Attempt(**fields))
+
+
+def sight(state: str | None = "running", heard: float = 0.5, **more: Any) -> Sight:
+    """By default a driver that runs and was just heard. `heard`: seconds ago."""
+    driver = None if state is None else DriverSeen(NAME, state)  # type: ignore[arg-type]
+    seen = Sight(name=NAME, driver=driver, answers=True, since=ago(7200), heard=ago(heard), beats=True)
+    return replace(seen, **more)
+
+
+def ended(message: str = "", exit_code: int | None = None) -> DriverSeen:
+    return DriverSeen(NAME, "ended", message, exit_code)
+
+
+def kinds(actions: tuple[Any, ...]) -> list[type]:
+    return [type(action) for action in actions]
+
+
+UNTAKEN = {"driver": "", "started_at": None, "admitted_at": ago(5)}
+ALONE = {"driver": "", "indexes": None}
+AWAY = sight(None, answers=False)
+
+
+@pytest.mark.parametrize(
+    ("_sentence", "what", "seen", "actions"),
+    [
+        ("a job that holds nothing needs nothing", job(Status.PENDING, holds=False), sight(), []),
+        ("a driver that runs and is heard is left alone", job(), sight(), []),
+        ("a job that was admitted, and no driver seen: start one", job(Status.ADMITTED, attempt=UNTAKEN),
+         sight(None, beats=False), [Start]),
+        ("a driver on its way is waited for", job(Status.ADMITTED, attempt=UNTAKEN), sight("starting", beats=False), []),
+        ("a driver that runs but has not taken the job yet is waited for", job(Status.ADMITTED, attempt=UNTAKEN),
+         sight("running", beats=False), []),
+        ("a driver that ended before it took the job is gone", job(Status.ADMITTED, attempt=UNTAKEN),
+         sight(driver=ended(), beats=False), [Gone]),
+        ("no driver is ordered from a cluster that does not answer", job(Status.ADMITTED, attempt=UNTAKEN), AWAY, []),
+        ("a driver that does not come up in time is stopped and given up",
+         job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(121)}), sight("starting", beats=False), [Gone, Stop]),
+        ("an order that no driver took in time is given up",
+         job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(121)}), sight(None, beats=False), [Gone]),
+        ("the time to start begins when the cluster answers again",
+         job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(600)}),
+         sight(None, beats=False, since=ago(3)), [Start]),
+        ("a driver that took the job may need minutes until its first index, as long as it is heard",
+         job(Status.ADMITTED), sight(), []),
+        ("a driver that took the job has time until its first heartbeat",
+         job(Status.ADMITTED), sight(heard=60, beats=False), []),
+        ("a driver that took the job and is never heard is stopped", job(Status.ADMITTED),
+         sight(heard=121, beats=False), [Stop]),
+        ("a driver that ended without a last word is gone", job(), sight(driver=ended()), [Gone]),
+        ("a driver that is silent while the launcher says it runs is stopped", job(), sight(heard=16), [Stop]),
+        ("a short silence is nothing", job(), sight(heard=14), []),
+        ("one that could not be stopped is given up a minute later", job(), sight(heard=76), [Stop, Gone]),
+        ("a silent driver that the launcher does not know is gone", job(), sight(None, heard=16), [Gone]),
+        ("a driver that the launcher does not know but that is heard goes on", job(), sight(None), []),
+        ("a silent driver of a cluster that does not answer is not given up at once", job(),
+         replace(AWAY, heard=ago(16)), []),
+        ("but after a minute more", job(), replace(AWAY, heard=ago(76)), [Gone]),
+        ("a preempted driver has its time to drain", job(Status.PREEMPTED, updated_at=ago(39)), sight(), []),
+        ("then it is stopped", job(Status.PREEMPTED, updated_at=ago(41)), sight(), [Stop]),
+        ("a preempted driver that left is gone", job(Status.PREEMPTED), sight(driver=ended()), [Gone]),
+        ("a cancelled driver has its time to drain", job(Status.CANCELLED, cancelled_at=ago(39)), sight(), []),
+        ("a cancelled driver that stays is stopped", job(Status.CANCELLED, cancelled_at=ago(41)), sight(), [Stop]),
+        ("a driver whose job timed out is stopped if it stays", job(Status.FAILED, failed_at=ago(41)), sight(), [Stop]),
+        ("a driver whose job was cancelled and retried is stopped if it stays",
+         job(Status.PENDING, queued_at=ago(41)), sight(), [Stop]),
+        ("a driver that overstays but is heard keeps its capacity until it is dead",
+         job(Status.CANCELLED, cancelled_at=ago(9999)), sight(), [Stop]),
+        ("nobody need leave a job that nobody took", job(Status.CANCELLED, attempt=UNTAKEN),
+         sight(None, beats=False), [Gone]),
+        ("a driver on its way to a job that was preempted meanwhile is called off",
+         job(Status.PREEMPTED, attempt=UNTAKEN), sight("starting", beats=False), [Gone, Stop]),
+        ("a driver that admitted itself is not ours to stop", job(attempt=ALONE), sight(None, heard=59), []),
+        ("nor to time", job(Status.CANCELLED, attempt=ALONE, cancelled_at=ago(999)), sight(None), []),
+        ("but after a minute of silence it is gone", job(attempt=ALONE), sight(None, heard=61), [Gone]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_done(_sentence: str, what: Job, seen: Sight, actions: list[type]) -> None:
+    assert kinds(decide(what, seen, NOW, LIMITS)) == actions
+
+
+@pytest.mark.parametrize(
+    ("what", "seen", "words"),
+    [
+        (job(), sight(driver=ended("killed: out of memory", 137)), "killed: out of memory"),
+        (job(), sight(driver=ended("", 1)), "The driver ended with exit code 1 without a last word."),
+        (job(Status.ADMITTED, attempt=UNTAKEN), sight(driver=ended(), beats=False),
+         "The driver ended before it took the job."),
+        (job(), sight(driver=ended("stopped"), heard=20), "Its driver was not heard for 20 s and was stopped. stopped"),
+        (job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(130)}),
+         sight(driver=DriverSeen(NAME, "starting", "Waiting for resources."), beats=False),
+         "No driver came up within 120 s (it is starting: Waiting for resources)."),
+        (job(), replace(AWAY, heard=ago(80)), "Its driver was not heard for 80 s, and the cluster does not answer."),
+    ],
+)  # fmt: skip
+def test_a_lost_driver_is_told_in_words(what: Job, seen: Sight, words: str) -> None:
+    [gone] = [a for a in decide(what, seen, NOW, LIMITS) if isinstance(a, Gone)]
+    assert gone == Gone("tok", words)
+
+
+def test_the_process_that_took_the_job_is_the_one_to_stop() -> None:
+    warm = sight(name="jos-warm-7", driver=DriverSeen("jos-warm-7", "running"), heard=20)
+    assert decide(job(attempt={"driver": "jos-warm-7"}), warm, NOW)[0] == Stop("jos-warm-7", "not heard for 20 s")
+
+
+def test_only_drivers_of_one_attempt_that_run_and_are_not_needed_are_orphans() -> None:
+    seen = {
+        name: DriverSeen(name, state)  # type: ignore[arg-type]
+        for name, state in [
+            ("jos-job_1-1", "ended"), ("jos-job_1-2", "running"), ("jos-job_1-3", "running"),
+            ("jos-warm-x", "running"), ("someone-else", "running"),
+        ]
+    }  # fmt: skip
+    assert orphans(seen, {"jos-job_1-3"}) == ["jos-job_1-2"]
+    assert job_of("jos-job_1-2") == "job_1"
+    assert job_of("jos-warm-x") is None
