@@ -93,7 +93,7 @@ def service(folder: Path, warm: int) -> Iterator[User]:
     queues = {"queues": {"default": {"preemption": {"within_queue": "lower_priority"}}}}
     (folder / "queues.yaml").write_text(json.dumps(queues))
     own = {"JOS_HOME": str(home), "JOS_PIPELINES": str(LAB / "pipelines"), "JOS_QUEUES": str(folder / "queues.yaml")}
-    environment = {**os.environ, **own, "JOS_WARM_DRIVERS": str(warm), "JOS_LOCAL": "1"}
+    environment = {**os.environ, **own, "JOS_WARM_DRIVERS": str(warm)}
     with (folder / "up.log").open("wb") as out:
         process = subprocess.Popen([JOS, "up", "--port", str(port)], env=environment, cwd=ROOT, stdout=out, stderr=out)
     try:
@@ -106,7 +106,7 @@ def service(folder: Path, warm: int) -> Iterator[User]:
             if time.monotonic() > deadline or process.poll() is not None:
                 raise RuntimeError(f"`jos up` did not start:\n{(folder / 'up.log').read_text()[-3000:]}")
             time.sleep(0.2)
-        made = subprocess.run([JOS, "keys", "create", "--json"], env=environment, capture_output=True, check=True)
+        made = subprocess.run([JOS, "keys", "create", "--here", "--json"], env=environment, capture_output=True, check=True)
         with httpx2.Client(base_url=url, timeout=60) as http:
             http.headers["Authorization"] = f"Bearer {json.loads(made.stdout)['key']}"
             yield User(http)

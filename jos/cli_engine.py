@@ -96,7 +96,10 @@ def request_of(
     priority: int | None,
 ) -> JobRequest:
     if (file is None) == (pipeline is None):
-        raise BadRequest("give either a job.yaml or --pipeline with --input.", suggestion="See `jos run --help`.")
+        raise BadRequest(
+            "give either a job.yaml or --pipeline with --input.",
+            suggestion="See `jos run --help`, `jos submit --help`.",
+        )
     if parallelism is not None:
         sets = [*sets, f"worker.parallelism={parallelism}"]
     if pipeline is not None:

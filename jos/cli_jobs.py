@@ -70,7 +70,7 @@ def submit(
     """Submit a job to the server; files of this machine that it names are uploaded first."""
     with connected(as_json) as client:
         if pipeline is not None or file is None:
-            request = request_of(None, pipeline, version, name, [], sets or [], parallelism, priority)
+            request = request_of(file, pipeline, version, name, [], sets or [], parallelism, priority)
         else:
             request = _of_file(file, sets or [], parallelism)
             changed = {"name": name, "pipeline_version": version, "priority": priority}

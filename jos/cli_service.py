@@ -272,7 +272,9 @@ def verify(
 
         settings = Settings()
         async with wired(settings) as parts:
-            return await verify_with_store(parts.store, parts.storage, settings.org, job, deep=not quick)
+            known = (await parts.store.get_many([job])).get(job)
+            org = known.org_id if known else settings.org  # storage alone is looked into by organisation
+            return await verify_with_store(parts.store, parts.storage, org, job, deep=not quick)
 
     with told(as_json):
         report = asyncio.run(work())

@@ -1,7 +1,7 @@
 """URLs that need no key: to read one object of the storage, or to send one part of an upload, until they expire.
 
 On S3 they are the store's own presigned URLs; in a folder JOS signs them and serves them itself (jos/api/signed.py).
-May import: jos.core, jos.storage, jos.store, jos.signing. Tests: tests/contract/test_files_links.py.
+May import: jos.core, jos.storage, jos.store, jos.signing. Tests: tests/contract/test_files_read.py.
 """
 
 from __future__ import annotations

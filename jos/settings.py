@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         default=1, description="spare drivers that wait for a job, so that short jobs start at once"
     )
     warm_indexes: int = Field(
-        default=2, description="worker processes that each spare driver has Ray start ahead, with torch imported"
+        default=1, description="worker processes that each spare driver has Ray start ahead, with torch imported"
     )
     pass_env: str = Field(
         default="",
@@ -53,10 +53,10 @@ class Settings(BaseSettings):
     controller_host: str = Field(default="127.0.0.1", description="where the controller's /metrics and /healthz listen")
     controller_port: int = Field(default=0, description="their port; 0: they are not served")
     job_retention_days: float | None = Field(
-        default=None, gt=0, description="jobs are removed, with their outputs, so many days after their end; default: never"
+        default=None, gt=0, description="days after their end when jobs are removed, with their outputs; default: never"
     )
     stream_hours: float = Field(
-        default=24, ge=0, description="events and progress stay in Redis so long after a job's end; then only in storage"
+        default=24, ge=0, description="events and progress stay in Redis so long after a job's end"
     )
     org: str = Field(default="org_local", description="the organisation that jobs belong to")
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -237,11 +238,16 @@ def _keep_url(settings: Settings, url: str) -> None:
 async def _first_key(settings: Settings) -> str | None:
     """Proves store and storage on the way."""
     from jos.api.auth import bootstrap
+    from jos.recovery import save_key
     from jos.store.keys import ApiKeys
     from jos.wiring import wired
 
     async with wired(settings) as parts:
-        return await bootstrap(ApiKeys(parts.store.connection), settings.org)
+        keys = ApiKeys(parts.store.connection)
+        secret = await bootstrap(keys, settings.org)
+        if secret is not None and (key := await keys.find(secret)) is not None:
+            await save_key(parts.storage, key)  # so that it outlives Redis
+        return secret
 
 
 def _missing(client: httpx2.Client, url: str) -> str | None:
@@ -263,7 +269,8 @@ async def drain(settings: Settings, dashboard: str) -> int:
     async with wired(settings) as parts:
         launcher = RayJobs(dashboard, Drivers(parts.store.connection))
         try:
-            at_work = [j for j in await parts.store.active(_now()) if j.holds_capacity and not j.status.terminal]
+            active = await parts.store.active(datetime.now(UTC))
+            at_work = [j for j in active if j.holds_capacity and not j.status.terminal]
             deadline = time.monotonic() + DRAIN_SECONDS
             stopped: set[str] = set()
             while live := [n for n, d in (await launcher.seen()).items() if d.state != "ended"]:
@@ -276,12 +283,6 @@ async def drain(settings: Settings, dashboard: str) -> int:
         finally:
             await launcher.close()
         return len(at_work)
-
-
-def _now() -> Any:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC)
 
 
 def run(options: Options, tell: Tell, ready: Callable[[Ready], object]) -> None:

@@ -88,6 +88,8 @@ class Child:
             return
         if self.process is None or self.process.poll() is None:
             return
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         self.deaths = 1 if now - self.born > CALM else self.deaths + 1
         wait = backoff(self.deaths)
         self.again_at = now + wait

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from jos.core.model import ComponentParameters, InputRef, InputStatus, Json, Level, PipelineStatus, Status, utc
 
@@ -20,7 +20,7 @@ def _aware(value: Any) -> Any:
 
 Time = Annotated[
     datetime,
-    BeforeValidator(_aware),
+    AfterValidator(_aware),
     PlainSerializer(utc, return_type=str, when_used="always"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]

@@ -43,7 +43,9 @@ def open_queues(settings: Settings) -> QueueConfig:
         data = yaml.safe_load(settings.queues.expanduser().read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         message = f"{settings.queues} cannot be read: {error}"
-        raise ConfigInvalid(message, [], suggestion="JOS_QUEUES names a YAML file; docs/queues.md shows one.") from error
+        raise ConfigInvalid(
+            message, [], suggestion="JOS_QUEUES names a YAML file; docs/queues.md shows one."
+        ) from error
     return QueueConfig.of(data)
 
 

@@ -78,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _open(app: FastAPI) -> AsyncIterator[None]:
     async with wired(app.state.settings) as parts:
         service = app.state.service = await _service(parts, app.state.metrics)
+        await service.catalogue.warm()
         service.removals.start()
         try:
             yield
@@ -101,7 +102,7 @@ async def _service(parts: Wired, metrics: Metrics) -> Service:
         hub=Hub(store, storage, metrics),
         remembered=Remembered(store, storage),
         removals=Removals(store, storage, kept),
-        rates=Buckets(settings.rate_limit, 2 * settings.rate_limit),
+        rates=Buckets(settings.rate_limit, max(1, 2 * settings.rate_limit)),
         metrics=metrics,
     )
 

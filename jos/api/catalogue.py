@@ -48,6 +48,11 @@ class Catalogue:
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
+    async def warm(self) -> None:
+        """Reads all templates and compiles their schemas, so that the first request need not."""
+        for entry in await self.seen(self._operator):
+            await asyncio.to_thread(check_template, entry.pipeline)
+
     # --- reading --------------------------------------------------------------------------------------
 
     async def seen(self, org_id: str, *, fresh: bool = False) -> list[Entry]:

@@ -7,6 +7,7 @@ May import: jos below the API. Tests: tests/integration/test_api_jobs.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 
 from jos import wire
@@ -30,19 +31,17 @@ async def create(parts: Service, caller: Caller, body: wire.JobCreate, idempoten
     request = JobRequest.model_construct(**vars(body))  # every part of it is validated already
     parameters = config.resolve(pipeline, request)
     inputs = await _inputs(parts, caller.org_id, request, pipeline)
-    job_id, claimed = new_id("job"), False
+    job_id = new_id("job")
     if idempotency_key is not None:
-        job_id, claimed = await _claim(parts, caller.org_id, idempotency_key, body, job_id)
-        if not claimed:
-            try:
+        job_id, first = await _claim(parts, caller.org_id, idempotency_key, body, job_id)
+        if not first:
+            with contextlib.suppress(NotFound):  # whoever came first did not get that far: go on in its place
                 return await parts.store.get(job_id)
-            except NotFound:  # whoever came first did not get that far: go on in its place
-                pass
     spec = resolved(request, pipeline, parameters, [source for source, _ in inputs], caller.org_id, job_id)
+    # before the record is there: a file must not be deleted between the look at it and the job
+    await _mark(parts, caller.org_id, sorted({uid for _, uid in inputs if uid}), job_id)
+    queue = parts.queues.queue_of(pipeline.pipeline_key, pipeline.queue)
     try:
-        # before the record is there: a file must not be deleted between the look at it and the job
-        await _mark(parts, caller.org_id, sorted({uid for _, uid in inputs if uid}), job_id)
-        queue = parts.queues.queue_of(pipeline.pipeline_key, pipeline.queue)
         return await enter(spec, parts.store, parts.storage, queue)
     except Conflict:
         if idempotency_key is None:

@@ -14,8 +14,10 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from jos import wire
 from jos.core.errors import BadRequest, ConfigInvalid, JosError, TooManyRequests, Violation
@@ -87,17 +89,27 @@ async def _jos_error(_request: Request, error: Exception) -> Response:
     return answer(error)
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: unknown route, wrong method, a broken body."""
     assert isinstance(error, HTTPException)
     message = str(error.detail)
+    headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-length"}
     if error.status_code == 404:
         message = "There is no such route."
     elif error.status_code == 405:
         message = "This route does not take that method."
+        headers["Allow"] = _allowed(request)
     code = _CODES.get(error.status_code, "error")
-    headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-length"}
     return _response(error.status_code, [_item(code, message, None)], headers)
+
+
+def _allowed(request: Request) -> str:
+    """Of all routes with the template that this path fits; Starlette names those of the first route only."""
+    path, methods = request.url.path, dict[str, set[str]]()
+    for context in iter_route_contexts(request.app.routes):
+        if context.path and compile_path(context.path)[0].match(path):
+            methods.setdefault(context.path, set()).update(context.methods or ())
+    return ", ".join(sorted(next(iter(methods.values()), set())))
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

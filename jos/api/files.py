@@ -15,7 +15,7 @@ from jos import wire
 from jos.api.auth import Reader, User
 from jos.api.context import Parts
 from jos.api.errors import documented
-from jos.api.signed import served
+from jos.api.signed import received, served
 from jos.core.files import MAX_POST_BYTES, File, FileStatus
 from jos.files.form import decoded, form_file
 from jos.files.pour import check_size
@@ -58,7 +58,7 @@ async def post_file_base64(request: Request, caller: User, parts: Parts) -> wire
 
 
 async def _post(request: Request, org_id: str, parts: Parts, base64: bool) -> wire.FileAnswer:
-    body: AsyncIterator[bytes] = request.stream()
+    body: AsyncIterator[bytes] = received(request)
     form = await form_file(request.headers.get("content-type", ""), body)
     chunks = decoded(form.chunks) if base64 else form.chunks
     return _answer(await parts.files.post(org_id, form.filename, form.content_type, chunks))

@@ -28,6 +28,8 @@ log = structlog.get_logger("jos.api")
 BEAT = 15.0  # seconds of silence after which every listener hears a heartbeat
 RING = 2000  # entries
 _RING_BYTES = 4 << 20
+_GATHER = 0.00025  # seconds for each listener that new entries gather before they are told: with many, fewer and
+_GATHER_MOST = 0.25  # larger pieces, so that telling a thousand of them does not keep the API from answering
 _LOOK_MS = 1000  # how long one read of the store waits; also how soon the end of a job is seen
 
 
@@ -141,17 +143,16 @@ class Hub:
     async def listen(self, job: Job, cursor: Cursor) -> AsyncIterator[bytes]:
         """Pieces of an event stream: everything after `cursor`, heartbeats, and why it ends."""
         yield b": listening\n\n"
-        feed = await self._open(job)
-        self._metrics.listeners.inc()
         try:
-            async for piece in self._pieces(job, feed, cursor):
-                yield piece
+            feed = await self._open(job)
+            try:
+                async for piece in self._pieces(job, feed, cursor):
+                    yield piece
+            finally:
+                self._leave(job.id, feed)
         except JosError as error:
             log.warning("a stream broke off; its listener comes back", job=job.id, error=str(error))
             yield _last("unavailable", cursor)
-        finally:
-            self._metrics.listeners.dec()
-            self._leave(job.id, feed)
 
     async def _pieces(self, job: Job, feed: Feed, cursor: Cursor) -> AsyncIterator[bytes]:
         place, beats = 0, feed.beats
@@ -203,10 +204,12 @@ class Hub:
                 feed.task = asyncio.create_task(self._feed(job.id, feed), name=f"feed {job.id}")
                 self._metrics.feeds.inc()
         feed.listeners += 1
+        self._metrics.listeners.inc()
         return feed
 
     def _leave(self, job_id: str, feed: Feed) -> None:
         feed.listeners -= 1
+        self._metrics.listeners.dec()
         if feed.listeners == 0:
             if self._feeds.get(job_id) is feed:
                 del self._feeds[job_id]
@@ -242,6 +245,7 @@ class Hub:
                 if entries:
                     feed.add(entries)
                     heard = loop.time()
+                    await asyncio.sleep(min(_GATHER * feed.listeners, _GATHER_MOST))
                 elif loop.time() - heard >= BEAT:
                     feed.beat()
                     heard = loop.time()

@@ -1,5 +1,5 @@
-"""What this process keeps of jobs so as not to read it again: resolved requests, which never change; counts of jobs
-that are over; and how far each progress stream was read. All of it may be forgotten at any time.
+"""What this process keeps of jobs so as not to read it again: resolved requests, which never change, and
+how far each progress stream was read. All of it may be forgotten at any time.
 
 May import: jos.core, jos.store, jos.archive. Tests: tests/integration/test_api_jobs.py.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from datetime import datetime
 from typing import Generic, TypeVar
 
 from jos import archive, wire
@@ -24,7 +23,6 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 _MOST_INPUTS = 300_000  # of all requests that are kept
 _MOST_TRACES = 64
-_MOST_COUNTS = 50_000
 _PAGE = 1000
 
 
@@ -59,7 +57,6 @@ class Remembered:
         self._store, self._storage = store, storage
         self._specs: Recent[str, JobSpec] = Recent(_MOST_INPUTS)
         self._traces: Recent[str, tuple[Trace, asyncio.Lock]] = Recent(_MOST_TRACES)
-        self._counts: Recent[str, tuple[datetime, wire.InputCounts]] = Recent(_MOST_COUNTS)
 
     async def spec(self, job: Job) -> JobSpec:
         spec = self._specs.get(job.id)
@@ -69,23 +66,14 @@ class Remembered:
         return spec
 
     async def counts(self, jobs: Sequence[Job]) -> dict[str, wire.InputCounts]:
-        """Of each job, in one round trip for those that are not known to be over."""
+        """Of each job, in one round trip; what no driver has spoken of yet is pending."""
+        told = await input_counts(self._store.connection, [job.id for job in jobs])
         found: dict[str, wire.InputCounts] = {}
-        asked = []
         for job in jobs:
-            known = self._counts.get(job.id)
-            if known is not None and known[0] == job.updated_at:
-                found[job.id] = known[1]
-            else:
-                asked.append(job)
-        told = await input_counts(self._store.connection, [job.id for job in asked])
-        for job in asked:
-            one = told[job.id]
-            begun = one["processing"] + one["completed"] + one["failed"]
-            counts = wire.InputCounts(**{**one, "pending": max(job.tracked_inputs - begun, one["pending"])})
-            found[job.id] = counts
-            if job.status.terminal and not job.holds_capacity:
-                self._counts.put(job.id, (job.updated_at, counts))
+            counts = told[job.id]
+            begun = counts["processing"] + counts["completed"] + counts["failed"]
+            pending = max(job.tracked_inputs - begun, counts["pending"])
+            found[job.id] = wire.InputCounts(**{**counts, "pending": pending})
         return found
 
     async def trace(self, job: Job) -> Trace:
@@ -106,4 +94,3 @@ class Remembered:
     def forget(self, job_id: str) -> None:
         self._specs.drop(job_id)
         self._traces.drop(job_id)
-        self._counts.drop(job_id)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from jos.api.context import Parts
@@ -48,12 +49,21 @@ async def signed_part(
         raise BadRequest(f"Part {number} has {length} bytes; {announced} were announced.")
     writer = await asyncio.to_thread(parts.files.direct.writer, handle, part)
     try:
-        async for batch in _batches(request.stream()):
+        async for batch in _batches(received(request)):
             await asyncio.to_thread(writer.write, batch)
         token = await asyncio.to_thread(writer.done)
     finally:
         await _closed(writer)
     return Response(headers={"ETag": f'"{token}"'})
+
+
+async def received(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes. A client that goes away is an error of its own, and no failure of ours."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect:
+        raise BadRequest("The connection was closed before the whole body had come.") from None
 
 
 async def _closed(writer: PartWriter) -> None:

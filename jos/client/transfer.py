@@ -122,14 +122,13 @@ class Sending:
                     while len(running) < self.workers and (task := next(tasks, None)) is not None:
                         running.add(pool.submit(task))
                     if not running:
-                        return pieces, tokens
+                        return pieces, tokens  # the last ones go with `complete`
+                    kept = self._checkpoint(upload, tokens, kept)
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for result in (one.result() for one in done):
                         if isinstance(result, Sent):
                             tokens.append(result.token)
                         pieces.append(result.piece if isinstance(result, Sent) else result)
-                    if running:  # the last ones go with `complete`
-                        kept = self._checkpoint(upload, tokens, kept)
             except BaseException:
                 self.stop.set()
                 with suppress(JosError):
@@ -310,7 +309,7 @@ class _Fetching:
                 self.file.truncate()
                 self.at = 0
             self.tag = answer.headers.get("etag", "")
-            for data in answer.iter_raw(CHUNK):
+            for data in answer.iter_bytes():  # as it comes: what was received before a break counts
                 self.file.write(data)
                 self.at += len(data)
                 self.add(len(data))

@@ -10,31 +10,29 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 
 import structlog
-import yaml
 
 from jos import archive
 from jos.controller.controller import Controller, Duties
 from jos.controller.metrics import serve
-from jos.controller.pruner import Sweep
 from jos.core.errors import BadRequest, JosError
 from jos.core.queues import QueueConfig
+from jos.files.service import Files
 from jos.launch.base import Launcher
 from jos.launch.ray_jobs import RayJobs, passed_environment
 from jos.settings import Settings
 from jos.store.drivers import Drivers
-from jos.wiring import Wired, wired
+from jos.wiring import Wired, open_queues, wired
 
 log = structlog.get_logger()
 
 
-async def run_controller(settings: Settings, sweeps: Sequence[tuple[str, Sweep]] = ()) -> None:
+async def run_controller(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT; the step in hand is finished and the lease released before it returns."""
-    config = load_queues(settings)
+    config = open_queues(settings)
     if settings.ray_dashboard is None:
         raise BadRequest(
             "The controller knows no cluster.",
@@ -45,17 +43,17 @@ async def run_controller(settings: Settings, sweeps: Sequence[tuple[str, Sweep]]
             settings.ray_dashboard, Drivers(parts.store.connection), passed_environment(settings.pass_env)
         )
         try:
-            await _run(parts, launcher, config, sweeps)
+            await _run(parts, launcher, config)
         finally:
             await launcher.close()
 
 
-async def _run(parts: Wired, launcher: Launcher, config: QueueConfig, sweeps: Sequence[tuple[str, Sweep]]) -> None:
+async def _run(parts: Wired, launcher: Launcher, config: QueueConfig) -> None:
     settings = parts.settings
     days = settings.job_retention_days
     duties = Duties(
         archive=partial(archive.archive, parts.store, parts.storage),
-        sweeps=sweeps,
+        sweeps=[("files", Files(parts.store, parts.storage).prune)],
         streams_kept=timedelta(hours=settings.stream_hours),
         jobs_kept=None if days is None else timedelta(days=days),
         warm_drivers=settings.warm_drivers,
@@ -74,16 +72,6 @@ async def _run(parts: Wired, launcher: Launcher, config: QueueConfig, sweeps: Se
         if server is not None:
             server.close()
         log.info("controller is down")
-
-
-def load_queues(settings: Settings) -> QueueConfig:
-    """The queues file of the settings; without one, one queue without limits."""
-    if settings.queues is None:
-        return QueueConfig.of(None)
-    try:
-        return QueueConfig.of(yaml.safe_load(settings.queues.read_text()))
-    except (OSError, yaml.YAMLError) as error:
-        raise BadRequest(f"The queues file {settings.queues} cannot be read: {error}.") from error
 
 
 def configure_logs() -> None:

@@ -56,8 +56,10 @@ class Admitter:
         self._promised: frozenset[str] = frozenset()  # who preempted jobs leave for, as the last plan had it
 
     async def step(self) -> None:
-        different = await self._view.follow(round(self._idle * 1000), datetime.now(UTC))
+        rest = self._planned + self._idle - time.monotonic()  # a new leader plans at once
+        different = await self._view.follow(max(1, round(rest * 1000)) if rest > 0 else 1, datetime.now(UTC))
         if not self._lookout.answers:  # nobody could start a driver, and all reasons would be wrong
+            self._planned = time.monotonic()
             return
         if different or time.monotonic() - self._planned >= self._idle:
             await self._apply(await self._plan())

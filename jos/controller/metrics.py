@@ -54,19 +54,21 @@ class Metrics:
     def look(
         self, jobs: Iterable[Job], waiting: Iterable[Waiting], drivers: Iterable[DriverSeen], now: datetime
     ) -> None:
-        """Takes the gauges anew; a queue that ran empty shows 0."""
+        """Takes the gauges anew; a queue without jobs is not shown."""
         for status, count in ({s: 0 for s in Status if not s.terminal} | Tally(job.status for job in jobs)).items():
             self.jobs.labels(status.value).set(count)
         for state, count in ({"starting": 0, "running": 0, "ended": 0} | Tally(d.state for d in drivers)).items():
             self.drivers.labels(state).set(count)
         self.depth.clear()
         self.oldest.clear()
+        depth: Tally[str] = Tally()
         first: dict[str, datetime] = {}
         for one in waiting:
-            self.depth.labels(one.queue).inc()
+            depth[one.queue] += 1
             first[one.queue] = min(first.get(one.queue, one.queued_at), one.queued_at)
-        for queue, since in first.items():
-            self.oldest.labels(queue).set(max(0.0, (now - since).total_seconds()))
+        for queue, count in depth.items():
+            self.depth.labels(queue).set(count)
+            self.oldest.labels(queue).set(max(0.0, (now - first[queue]).total_seconds()))
 
 
 async def serve(host: str, port: int, metrics: Metrics, healthy: Callable[[], bool]) -> asyncio.Server:

@@ -20,6 +20,9 @@ from datetime import datetime
 from jos.core.model import Attempt, Job, Status
 from jos.launch.base import DriverSeen
 
+LOG_LINES, LOG_CHARACTERS = 15, 2000  # of a driver's log, in the failure of its job
+_RAYS_LOG = ", last available logs"  # behind it Ray puts up to 20,000 characters of log
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -148,7 +151,7 @@ def _allowed(sight: Sight, limits: Limits) -> float:
 
 def _how_it_ended(attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> str:
     assert sight.driver is not None
-    said = sight.driver.message.strip()
+    said = _words(sight.driver)
     if not said:
         code = sight.driver.exit_code
         how = "" if code is None else f" with exit code {code}"
@@ -160,12 +163,23 @@ def _how_it_ended(attempt: Attempt, sight: Sight, now: datetime, limits: Limits)
     return said
 
 
+def _words(driver: DriverSeen) -> str:
+    """What the launcher says of its end, with the last lines of its log; but the log of a warm driver is not shown,
+    for it tells of other jobs too, perhaps of other organisations."""
+    said, _, log = driver.message.strip().partition(_RAYS_LOG)
+    if not log or job_of(driver.name) is None:
+        return said
+    lines = log.partition("\n")[2].strip().splitlines()
+    return f"{said}. Its log ends:\n" + "\n".join(lines[-LOG_LINES:])[-LOG_CHARACTERS:]
+
+
 def _last_seen(sight: Sight) -> str:
     if not sight.answers:
         return ", and the cluster does not answer"
     if sight.driver is None:
         return ", and the cluster knows of none"
-    said = f": {sight.driver.message.strip().rstrip('.')}" if sight.driver.message.strip() else ""
+    words = _words(sight.driver).rstrip(".")
+    said = f": {words}" if words else ""
     return f" (it is {sight.driver.state}{said})"
 
 

@@ -20,7 +20,7 @@ from jos.controller.metrics import Metrics
 from jos.controller.reconcile import Action, Gone, Limits, Start, Stop
 from jos.controller.view import View
 from jos.core import lifecycle
-from jos.core.commands import Command, DriverGone
+from jos.core.commands import Command, DriverGone, Expire
 from jos.core.errors import Conflict, NotFound
 from jos.core.model import Job
 from jos.store.beats import beats
@@ -48,18 +48,19 @@ class Rescuer:
         self._orphans: dict[str, float] = {}  # driver -> when it was first seen to have nothing to drive, monotonic
 
     async def step(self) -> None:
-        await each(AT_ONCE, list(self._view.jobs.values()), self._expire)
+        now = datetime.now(UTC)
+        late = [(job, expire) for job in self._view.jobs.values() if (expire := lifecycle.overdue(job, now))]
+        await each(AT_ONCE, late, self._expire)
         holding = self._view.holding
         heard = await beats(self._store.connection, [job.id for job in holding])
         self._lookout.hear(holding, heard, datetime.now(UTC))
         await each(AT_ONCE, holding, self._look_after)
         await self._dismiss()
 
-    async def _expire(self, job: Job) -> None:
-        now = datetime.now(UTC)
-        if (expire := lifecycle.overdue(job, now)) is not None:
-            log.warning("out of time", job=job.id, timeout=expire.kind)
-            await self._transact(job, expire)
+    async def _expire(self, late: tuple[Job, Expire]) -> None:
+        job, expire = late
+        log.warning("out of time", job=job.id, timeout=expire.kind)
+        await self._transact(job, expire)
 
     async def _look_after(self, job: Job) -> None:
         actions = self._decide(job)

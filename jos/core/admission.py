@@ -1,8 +1,9 @@
 """Who gets capacity next: `plan(snapshot, now)` says whom to admit, to grow and to preempt, and why all others wait.
 
 Pure: no clock, no I/O; the same snapshot gives the same plan, and a plan made again right after this one was carried
-out admits and preempts nobody. Cost is linear: waiting jobs that differ in nothing that counts (queue, organisation,
-need) form a lane, and once the first of a lane does not fit, the rest is held without a look.
+out admits and preempts nobody (unless more could preempt than one plan looks at). Cost is linear: waiting jobs that
+differ in nothing that counts (queue, organisation, need) form a lane, and once the first of a lane does not fit, the
+rest is held without a look.
 May import: stdlib, jos.core. Tests: tests/unit/test_admission.py and test_admission_walks.py. For people:
 docs/queues.md. Speed: benchmarks/admission.py.
 
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heapify, heappop, heappush, heapreplace
+from operator import attrgetter
 
 from jos.core.capacity import Ledger, Limits, Shape, Shares, demand
 from jos.core.commands import Reason
@@ -29,6 +31,10 @@ from jos.core.snapshot import Admit, Grow, Hold, Holding, Node, Plan, Preempt, S
 from jos.core.victims import Victim, Victims
 
 __all__ = ["Admit", "Grow", "Hold", "Holding", "Node", "Plan", "Preempt", "Snapshot", "Waiting", "demand", "plan"]
+
+# One plan preempts for so many jobs, and looks so often at victims one by one; the next plan goes on. This bounds what
+# a plan costs when hundreds could preempt at once.
+PREEMPTORS, LOOKS = 16, 48
 
 
 def plan(snapshot: Snapshot, now: datetime) -> Plan:
@@ -100,7 +106,7 @@ class _Desk:
         self.promised: frozenset[str] = frozenset()
         self.reserved: list[tuple[Waiting, Shape]] = []  # in soon and not in now
         self.refused: dict[tuple[str, Shape], tuple[int, str, str]] = {}  # version, reason, message
-        self.turned_away: dict[tuple[str, str, Shape], tuple[Waiting, Shape]] = {}  # in earlier tiers
+        self.turned_away: dict[tuple[str, str, Shape], tuple[Waiting, Shape]] = {}  # the first of each kind
         self.blocked: set[str] = set()  # strict queues whose head waits
         self.admitted: dict[str, Growing] = {}
         self.grown: dict[str, Growing] = {}
@@ -123,7 +129,8 @@ class _Desk:
     def set_aside(self, waiting: Iterable[Waiting], now: datetime) -> list[tuple[Waiting, Shape]]:
         line = []
         verdicts: dict[tuple[str, Shape], tuple[str, str] | None] = {}
-        for job in waiting:
+        # two stable sorts instead of one by pairs: thousands of pairs would wake the garbage collector
+        for job in sorted(sorted(waiting, key=attrgetter("id")), key=attrgetter("queued_at")):
             if job.not_before is not None and job.not_before > now:
                 self._hold(job, Reason.WAITING_FOR_BACKOFF, f"The next attempt may start at {utc(job.not_before)}.")
                 continue
@@ -139,7 +146,6 @@ class _Desk:
                 line.append((job, shape))
             else:
                 self._hold(job, *verdict)
-        line.sort(key=lambda entry: (entry[0].queued_at, entry[0].id))
         return line
 
     def keep(self, line: Iterable[tuple[Waiting, Shape]], promised: frozenset[str]) -> None:
@@ -153,27 +159,45 @@ class _Desk:
 
     def serve(self, jobs: list[tuple[Waiting, Shape]]) -> None:
         """One tier: always the lane whose turn it is; keys only grow, so a stale one is put back."""
-        turns = [self._key(lane) for lane in self._lanes(jobs)]
+        parked = self._lanes(jobs)
+        version = -1
+        while version != self.version:  # somebody was told to leave: more may come back than was asked for
+            version = self.version
+            self.blocked.difference_update(lane.queue for lane in parked if lane.refusal)
+            parked = self._turns(parked)
+        for lane in parked:
+            self._turn_away(lane)
+
+    def _turns(self, lanes: Iterable[_Lane]) -> list[_Lane]:
+        """Serves them until none can go on; those that are left."""
         parked: list[_Lane] = []
+        turns = [self._key(lane) for lane in lanes if not self._settled(lane, parked)]
         heapify(turns)
         while turns:
-            lane, fresh = turns[0][-1], self._key(turns[0][-1])
+            lane = turns[0][-1]
+            if self._settled(lane, parked):
+                heappop(turns)
+                continue
+            fresh = self._key(lane)
             if fresh > turns[0]:
                 heapreplace(turns, fresh)
                 continue
             heappop(turns)
-            version = self.version
             if not self._serve(lane):
                 parked.append(lane)
             elif lane.at < len(lane.jobs):
                 heappush(turns, self._key(lane))
-            if self.version != version:  # more comes back than was asked for: the others look again
-                self.blocked.difference_update(other.queue for other in parked if other.refusal)
-                for other in parked:
-                    heappush(turns, self._key(other))
-                parked = []
-        for lane in parked:
-            self._turn_away(lane)
+        return parked
+
+    def _settled(self, lane: _Lane, parked: list[_Lane]) -> bool:
+        """Whether the same need was refused in its queue before and nobody was told to leave since."""
+        job, shape = lane.head
+        known = self.refused.get((job.queue, shape))
+        if lane.strict or known is None or known[0] != self.version or job.id in self.outstanding:
+            return False
+        lane.refusal = known[1:]
+        parked.append(lane)
+        return True
 
     def _lanes(self, jobs: Iterable[tuple[Waiting, Shape]]) -> list[_Lane]:
         lanes: dict[tuple[object, ...], _Lane] = {}
@@ -211,7 +235,7 @@ class _Desk:
             return False
         if lane.refusal[0] == Reason.ORGANISATION_LIMIT:  # its organisation's affair; others need not wait for it
             self._hold(job, *lane.refusal)
-            self.turned_away[job.queue, job.org_id, shape] = job, shape
+            self.turned_away.setdefault((job.queue, job.org_id, shape), (job, shape))
             lane.at += 1
             return True
         self.blocked.add(job.queue)
@@ -264,7 +288,8 @@ class _Desk:
         known = self.refused.get((job.queue, shape))
         if known is not None and known[0] == self.version:
             return known[1:]
-        victims = self.victims.choose(job, shape, lambda: self._fits_soon(job, shape))
+        able = self.version < PREEMPTORS and self.victims.looks < LOOKS
+        victims = self.victims.choose(job, shape, lambda: self._fits_soon(job, shape)) if able else []
         if victims and not self._overtaken(job, shape, victims):
             self.victims.tell(victims)
             self.victims.release(victims)
@@ -325,7 +350,8 @@ class _Desk:
         head, shape = lane.head
         reason, message = lane.refusal
         self._hold(head, reason, message)
-        self.turned_away.setdefault((head.queue, head.org_id, shape), (head, shape))
+        limited = head.org_id if reason == Reason.ORGANISATION_LIMIT else ""
+        self.turned_away.setdefault((head.queue, limited, shape), (head, shape))
         if lane.strict:
             reason, message = Reason.BEHIND_HEAD, f"Queue {lane.queue} is strict, and job {head.id} is before it."
         else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jos.core.model import Resources
@@ -23,6 +23,7 @@ from jos.core.snapshot import Node
 
 EPSILON = 1e-9
 CLUSTER = "the cluster"
+NOTHING: Mapping[str, float] = {}
 
 Amounts = dict[str, float]
 
@@ -198,10 +199,11 @@ class Ledger:
         """Whether one more index would be above the queue's own quota."""
         return queue in self._lent and not self.within(queue, shape)
 
-    def within(self, queue: str, shape: Shape) -> bool:
+    def within(self, queue: str, shape: Shape, gone: Mapping[str, float] = NOTHING) -> bool:
+        """Whether one more index would be within the queue's own quota, once what is `gone` has left."""
         used, quota = self._used[queue], self._quotas[queue]
         for name, amount in shape.needs.items():
-            if name in quota and whole((quota[name] - used.get(name, 0.0)) / amount) < 1:
+            if name in quota and whole((quota[name] - used.get(name, 0.0) + gone.get(name, 0.0)) / amount) < 1:
                 return False
         return True
 

@@ -125,6 +125,21 @@ def step_progress(commit: Commit, at: datetime) -> ProgressDraft:
     )
 
 
+def checkpoint_of(spec: JobSpec, commit: Commit, at: datetime) -> Checkpoint:
+    """The state after a trainer's last step. Those before it are not kept: what is listed can be used."""
+    assert commit.state is not None
+    return Checkpoint(
+        id=derived_id("ckp", spec.id, str(commit.end)),
+        name=f"step_{commit.end}",
+        step=commit.end,
+        metrics=dict(commit.metrics),
+        key=commit.state.key,
+        num_bytes=commit.state.num_bytes,
+        sha256=commit.state.sha256,
+        created_at=at,
+    )
+
+
 def complete(spec: JobSpec, plans: Plans, ledger: Ledger) -> bool:
     """Everything planned, committed and put together."""
     planned = all(ordinal in plans for group in planning(spec) for ordinal in group.inputs)
@@ -234,5 +249,8 @@ class Replay:
         ]
 
     def checkpoints(self) -> list[Checkpoint]:
-        """None yet: no entry of the log names any."""
-        return []
+        """The model that a completed training left."""
+        last = self.ledger.of(STEPS).state
+        if last is None or self.last_at is None or not complete(self.spec, self.plans, self.ledger):
+            return []
+        return [checkpoint_of(self.spec, last, self.last_at)]

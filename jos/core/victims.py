@@ -34,16 +34,18 @@ class Victims:
         able = [Victim(j, s) for j, s in holding if not j.leaving and j.preemption_count < exempt]
         self._able = sorted(able, key=_order)
         self._candidates: dict[tuple[str, int], dict[str, Victim]] = {}  # by queue and priority of the newcomer
-        self._most: dict[tuple[str, int], Amounts] = {}  # what they hold together
+        self._most: dict[tuple[str, int], dict[str, Amounts]] = {}  # what they hold together, by their queue
+
+        self.looks = 0  # at victims one by one, which is what costs
+        self._looked = False
 
     def tell(self, victims: Iterable[Victim]) -> None:
         """They are told to leave: nobody else's victims any more."""
-        told = {v.job.id for v in victims}
-        self._able = [v for v in self._able if v.job.id not in told]
-        for candidates in self._candidates.values():
-            for gone in told & candidates.keys():
-                del candidates[gone]
-        self._most.clear()
+        for victim in victims:
+            self._able.remove(victim)
+            for key, candidates in self._candidates.items():
+                if candidates.pop(victim.job.id, None) and key in self._most:
+                    _add(self._most[key], victim, -1)
 
     def release(self, victims: Iterable[Victim], sign: int = 1) -> None:
         for v in victims:
@@ -57,18 +59,20 @@ class Victims:
         Takes victims away until the newcomer fits, then gives back those that are not needed, the dearest first.
         """
         chosen = self._choose(job, shape, fits, foreign=True)
-        if not chosen and self._config.queues[job.queue].cohort is not None:
+        if not chosen and self._looked and self._config.queues[job.queue].cohort is not None:
             # those of other queues may only be taken for a job within its quota; perhaps its own suffice
             chosen = self._choose(job, shape, fits, foreign=False)
         return chosen
 
     def _choose(self, job: Waiting, shape: Shape, fits: Callable[[], bool], foreign: bool) -> list[Victim]:
         soon = self._ledgers[0]
-        lacks = [lack for ledger in self._ledgers for lack in ledger.lacks(job.queue, shape)]
-        if not self._hope(job, shape, lacks):
-            return []
-        names = {lack.name for lack in lacks}
+        lacks = soon.lacks(job.queue, shape)
+        names = {lack.name for lack in lacks or self._ledgers[-1].lacks(job.queue, shape)}
         names = set(shape.needs) if "places" in names else names
+        self._looked = self._hope(job, shape, lacks, names)
+        if not self._looked:
+            return []
+        self.looks += 1
         taken: list[Victim] = []
 
         def enough() -> bool:
@@ -125,21 +129,33 @@ class Victims:
         cohort = self._config.queues[queue].cohort
         return {n for n, q in self._config.queues.items() if cohort and q.cohort == cohort and n != queue}
 
-    def _hope(self, job: Waiting, shape: Shape, lacks: Sequence[Lack]) -> bool:
-        """Whether all candidates together hold what is lacking: most of those that wait in vain end here."""
-        key = (job.queue, job.priority)
+    def _hope(self, job: Waiting, shape: Shape, lacks: Sequence[Lack], names: set[str]) -> bool:
+        """Whether all candidates together hold what is lacking: nearly all of those that wait in vain end here."""
+        key, soon = (job.queue, job.priority), self._ledgers[0]
         most = self._most.get(key)
         if most is None:
             most = self._most[key] = {}
             for victim in self._of(job).values():
-                for name, amount in victim.shape.needs.items():
-                    most[name] = most.get(name, 0.0) + amount * victim.job.indexes
-        if not most:
-            return False
-        return all(
-            lack.name == "places" or lack.free + most.get(lack.name, 0.0) >= shape.needs[lack.name] * (1 - EPSILON)
-            for lack in lacks
-        )
+                _add(most, victim)
+        own = most.get(job.queue, {})
+        others: list[Amounts] = []
+        if len(most) > (job.queue in most) and soon.within(job.queue, shape, own):
+            others = [held for queue, held in most.items() if queue != job.queue and soon.has_borrowed(queue, names)]
+        for lack in lacks:
+            if lack.name == "places":
+                continue
+            gain = own.get(lack.name, 0.0)
+            if not lack.where.startswith("queue "):
+                gain += sum(held.get(lack.name, 0.0) for held in others)
+            if lack.free + gain < shape.needs[lack.name] * (1 - EPSILON):
+                return False
+        return bool(own or others)
+
+
+def _add(most: dict[str, Amounts], victim: Victim, sign: int = 1) -> None:
+    held = most.setdefault(victim.job.queue, {})
+    for name, amount in victim.shape.needs.items():
+        held[name] = held.get(name, 0.0) + sign * amount * victim.job.indexes
 
 
 def _order(victim: Victim) -> tuple[int, float, float, str]:

@@ -17,7 +17,7 @@ import structlog
 from jos.core.errors import ComputeFailed
 from jos.core.model import Resources
 
-KEEP_SECONDS = 3600  # that a worker process started ahead waits to be used
+KEEP_SECONDS = 24 * 3600  # that a worker process started ahead waits to be used
 
 log = structlog.get_logger()
 

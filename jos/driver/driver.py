@@ -9,6 +9,7 @@ May import: jos.core, jos.storage, jos.store, ray through cluster and pool. Test
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import platform
 import time
@@ -53,6 +54,7 @@ from jos.store.redis import Store
 
 log = structlog.get_logger()
 
+CANCEL_SECONDS = 3.0  # for what a cancelled job has in hand
 LAST_WORD_SECONDS = 60.0  # how long the end of a job may wait for a Redis that is away
 
 
@@ -95,19 +97,20 @@ class Driver:
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.plans: dict[int, InputPlan] = {}
         self.aside: set[asyncio.Task[None]] = set()  # what is told or looked at beside the work
+        self.grace = spec.pipeline.timeouts.drain
         self.started = False
         self.draining = False
         self.seen = 0  # version of the record that was last looked at for a larger grant
 
     # --- from the outside ---
 
-    def drain(self, why: str) -> None:
-        """Commit what is in hand and leave (SIGTERM, cancel, preemption)."""
+    def drain(self, why: str, within: float = math.inf) -> None:
+        """Commit what is in hand and leave (SIGTERM, cancel, preemption), after `within` seconds at the latest."""
         if self.draining or self.outcome.done():
             return
         self.draining = True
         log.info("draining", job=self.spec.id, why=why)
-        grace = self.spec.pipeline.timeouts.drain
+        self.grace = grace = min(self.grace, within)
         if hasattr(self, "pool"):
             self.pool.drain(grace / 2)
             self.stimuli.put_nowait(Drain())
@@ -335,7 +338,8 @@ class Driver:
         if reply.status is Status.ADMITTED and self.started:
             self._say(Started(self.token, platform.node(), os.getpid()))  # Redis was away when it was said first
         elif reply.status not in (Status.RUNNING, Status.ADMITTED):
-            self.drain(f"the job is {reply.status}")
+            within = CANCEL_SECONDS if reply.status is Status.CANCELLED else math.inf  # nobody waits for its work
+            self.drain(f"the job is {reply.status}", within)
         if self.granted is not None and reply.version != self.seen and hasattr(self, "brain"):
             self.seen = reply.version
             self._aside(self._look_at_grant())
@@ -402,7 +406,7 @@ class Driver:
         done = outcome.ending is Ending.COMPLETED
         settle = asyncio.create_task(self.committer.settle(parts=done))
         broken = asyncio.create_task(self.committer.broken.wait())
-        limit = None if done else self.spec.pipeline.timeouts.drain
+        limit = None if done else self.grace
         ended, _ = await asyncio.wait({settle, broken}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if not ended:
             log.warning("not everything in hand could be written in time")
@@ -440,6 +444,8 @@ class Driver:
         if hasattr(self, "mirror"):
             await self.mirror.flush()
             if outcome.ending is Ending.COMPLETED:
+                if (last := self.log.ledger.of(STEPS).state) is not None:
+                    await self.mirror.note_checkpoint(last)
                 kind = f"{self.mirror.progress_kind}.completed"
                 self.mirror.event(kind, outcome.message, Level.SUCCESS, once=True)
                 await self.mirror.flush()

@@ -20,6 +20,7 @@ from jos.core import standing
 from jos.core.errors import NotFound, StaleAttempt, StoreUnavailable
 from jos.core.ledger import STEPS, Commit, Entry, Finished, InputLedger, Ledger
 from jos.core.model import (
+    Checkpoint,
     EventDraft,
     InputState,
     InputStatus,
@@ -83,6 +84,7 @@ class Mirror:
     events: list[EventDraft] = field(default_factory=list)
     progress: list[ProgressDraft] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     changed: dict[int, None] = field(default_factory=dict)  # ordinals, in order
     told: dict[int, Told] = field(default_factory=dict)
     begun: set[int] = field(default_factory=set)
@@ -173,6 +175,14 @@ class Mirror:
         if commit.state is None:
             return
         self.progress.append(standing.step_progress(commit, datetime.now(UTC)))
+
+    async def note_checkpoint(self, last: Commit) -> None:
+        """A completed training leaves its last state: told once, also by the resume of a job that was done."""
+        one = standing.checkpoint_of(self.spec, last, datetime.now(UTC))
+        if one.id not in {c.id for c in await self.store.checkpoints(self.spec.id)}:
+            self.checkpoints.append(one)
+            payload = {"checkpoint_id": one.id, "step": one.step, "metrics": one.metrics}
+            self.event("checkpoint.saved", f"{one.name} is saved", Level.SUCCESS, index=last.index, payload=payload)
 
     def output(self, finished: Finished) -> Output:
         return standing.output_of(self.spec, self.plans[finished.input], finished)
@@ -276,7 +286,7 @@ class Mirror:
                 self.pending = None
                 self.seq = batch.seq
                 self.heard(reply)
-                if not (self.events or self.outputs or self.progress or self.changed):
+                if not (self.events or self.outputs or self.checkpoints or self.progress or self.changed):
                     return
 
     def _batch(self) -> Batch:
@@ -284,6 +294,7 @@ class Mirror:
         events, self.events = self.events[:MOST], self.events[MOST:]
         progress, self.progress = self.progress[:MOST], self.progress[MOST:]
         outputs, self.outputs = self.outputs[:MOST], self.outputs[MOST:]
+        checkpoints, self.checkpoints = self.checkpoints, []
         return Batch(
             token=self.token,
             seq=self.seq + 1,
@@ -292,6 +303,7 @@ class Mirror:
             progress=progress,
             inputs=states,
             outputs=outputs,
+            checkpoints=checkpoints,
             live=self.totals(),
         )
 

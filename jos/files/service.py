@@ -26,13 +26,14 @@ from jos.files.pour import pour
 from jos.files.removal import Removal
 from jos.storage.base import Storage
 from jos.storage.source import stat_input
-from jos.storage.uploads import Uploads, open_uploads
+from jos.storage.uploads import Uploads, open_uploads, takes_parts
 from jos.store.files import FileRecords, Info, Page
 from jos.store.redis import Store
 
 _TRIES = 20
 _TIDY_EVERY = timedelta(hours=1)
 _RECOVERERS = 16
+_MARKED = 500  # files in one step, so that Redis serves others in between
 
 
 class Files:
@@ -172,11 +173,13 @@ class Files:
     # --- readers and removal ----------------------------------------------------------------------------
 
     async def readers(self, org_id: str, uids: Sequence[str], job_id: str) -> None:
-        """Marks a job as a reader of all these files, or of none: call it before the job is there. From then on they
-        stay until the job is over. Raises NotFound if one is gone by now."""
+        """Marks a job as a reader of these files: call it before the job's record is there. From then on they stay
+        until the job is over. Raises NotFound if one is gone by now; marks of a job that never comes lapse."""
+        for start in range(0, len(uids), _MARKED):
+            await self._mark(org_id, uids[start : start + _MARKED], job_id)
+
+    async def _mark(self, org_id: str, uids: Sequence[str], job_id: str) -> None:
         for _ in range(_TRIES):
-            if not uids:
-                return
             change, now = self._records.change(org_id), datetime.now(UTC)
             for uid, file in zip(uids, await self._records.by_uids(org_id, uids), strict=True):
                 if file is None or file.status not in (FileStatus.REGISTERED, FileStatus.REPLACED):
@@ -222,9 +225,12 @@ class Files:
     async def prune(self, now: datetime) -> int:
         """For a loop of the controller: ends abandoned uploads, and removes what was replaced or deleted and is read
         by nobody any more. How much there was."""
-        count = await self.uploads.expire(now)
+        count = 0
         for org_id, uid in await self._records.unwanted(now):
             count += await self._removal.remove(org_id, uid, now)
+        if not takes_parts(self._storage):
+            return count
+        count += await self.uploads.expire(now)
         if self._tidied is None or now - self._tidied > _TIDY_EVERY:
             await self.uploads.tidy(now)
             self._tidied = now

@@ -25,8 +25,8 @@ class DriverSeen:
 
 
 class Launcher(Protocol):
-    """Every method may be called again and again, and raises ComputeFailed (retryable) while the cluster cannot be
-    reached; `start` raises StoreUnavailable too."""
+    """Every method may be called again and again. Raises ComputeFailed (retryable) while the cluster cannot be
+    reached; `start`, `stop` and `keep_warm` raise StoreUnavailable too."""
 
     async def start(self, job: Job) -> None:
         """Has the job's present attempt driven: by an idle warm driver, else by a process of its own. Once, however

@@ -42,6 +42,9 @@ ENVIRONMENT = {
 }
 
 
+_children: list[subprocess.Popen[bytes]] = []  # heads that this process started
+
+
 @dataclass(frozen=True)
 class RayHead:
     address: str  # host:port, for ray.init
@@ -88,6 +91,9 @@ def stop(home: Path) -> None:
     for pid in _left_of(head):  # also of a head that was killed itself
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+    for process in [p for p in _children if p.pid == head.pid]:
+        process.wait()
+        _children.remove(process)
     shutil.rmtree(head.folder, ignore_errors=True)
     (home / "ray" / STATE).unlink(missing_ok=True)
 
@@ -117,17 +123,14 @@ def _start(folder: Path, environment: Mapping[str, str], cpus: int | None) -> Ra
             start_new_session=True,
         )
     head = RayHead(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{board}", process.pid, _started(process.pid), str(sessions))
+    _children.append(process)
     _write(folder, head)  # at once, so that a start that is cut off is cleaned up by the next
     up = _wait(lambda: process.poll() is not None or _answers(head.dashboard), START_SECONDS)
     if not up or process.poll() is not None:
         said = (folder / LOG).read_text(errors="replace").strip()[-2000:]
         stop(folder.parent)
         raise ComputeFailed(f"Ray did not start: {said}", suggestion="See `jos doctor`.")
-    _children.append(process)
     return head
-
-
-_children: list[subprocess.Popen[bytes]] = []  # kept, because a handle that goes while its process runs complains
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -28,9 +28,10 @@ from jos.store.drivers import Drivers, Order
 
 PREFIX, WARM = "jos-", "jos-warm-"
 TIMEOUT = httpx2.Timeout(10.0, connect=3.0)
+SUBMIT_TIMEOUT = httpx2.Timeout(30.0, connect=3.0)  # a head that just came up waits for its agent first
 FORGET_SECONDS = 600.0  # after its end, a driver is forgotten by Ray too, or the list would grow for ever
 STUCK_SECONDS = 180.0  # a warm driver that has not come up by then will not
-SURPLUS_SECONDS = 300.0  # so long more warm drivers than wanted may be idle: the next jobs may want them
+SURPLUS_SECONDS = 60.0  # so long more warm drivers than wanted may be idle: the next jobs may want them
 MOST_STARTS = 4  # warm drivers at once: starting is what they spare the jobs, not the machine
 
 _STATES: dict[str, Literal["starting", "running", "ended"]] = {"PENDING": "starting", "RUNNING": "running"}
@@ -126,7 +127,7 @@ class RayJobs:
         }
         if self.environment:
             body["runtime_env"] = {"env_vars": self.environment}
-        answer = await self._ask("POST", "/api/jobs/", json=body)
+        answer = await self._ask("POST", "/api/jobs/", json=body, timeout=SUBMIT_TIMEOUT)
         if answer.status_code >= 400 and "already exists" in answer.text:
             return
         self._check(answer, f"submit {name}")
@@ -137,7 +138,7 @@ class RayJobs:
             return await self.client.request(method, path, **options)
         except httpx2.TransportError as error:
             raise ComputeFailed(
-                f"The Ray dashboard at {self.client.base_url} cannot be reached: {error or type(error).__name__}.",
+                f"The Ray dashboard at {self.client.base_url} cannot be reached: {str(error) or type(error).__name__}.",
                 suggestion="Check that the cluster runs, and JOS_RAY_DASHBOARD.",
             ) from error
 

@@ -53,13 +53,20 @@ class Uploads(Protocol):
         ...
 
 
+def takes_parts(storage: Storage) -> bool:
+    return isinstance(storage, LocalStorage) or storage.url.startswith("s3://")
+
+
 def open_uploads(storage: Storage, public_endpoint: str | None = None) -> Uploads:
     if isinstance(storage, LocalStorage):
         return LocalUploads(storage)
-    from jos.storage.s3 import ObjectStorage
+    if not takes_parts(storage):
+        raise StorageUnfit(
+            f"{storage.url} takes no uploads in parts.",
+            suggestion="Post the file whole (POST /v0.5/files), or use a folder or s3://bucket/prefix as storage.",
+        )
+    from jos.storage.s3 import ObjectStorage  # loads native libraries: not for those who use a folder
+    from jos.storage.uploads_s3 import S3Uploads
 
-    if isinstance(storage, ObjectStorage) and storage.bucket.scheme == "s3":
-        from jos.storage.uploads_s3 import S3Uploads
-
-        return S3Uploads(storage, public_endpoint)
-    raise StorageUnfit(f"{storage.url} takes no uploads in parts.", suggestion="Use a folder or s3://bucket/prefix.")
+    assert isinstance(storage, ObjectStorage)
+    return S3Uploads(storage, public_endpoint)

@@ -1,4 +1,4 @@
-"""How many inputs of a job are in which state, for many jobs in one round trip.
+"""How many inputs of a job are in which state, for many jobs in one round trip; kept by scripts/steps.lua.
 
 May import: jos.store. Tests: tests/integration/test_api_jobs.py.
 """
@@ -15,10 +15,9 @@ STATES = ("pending", "processing", "completed", "failed")
 
 async def input_counts(connection: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:
     """Job id -> state -> how many inputs a driver said are in it; those it has not spoken of are not counted."""
-    replies = await connection.commands([("HVALS", JobKeys.of(job_id).inputs) for job_id in job_ids])
-    # in a state's JSON a message's quotes are escaped, so this can only be the field itself
-    marks = {state: f'"status":"{state}"'.encode() for state in STATES}
+    fields = [f"inputs:{state}" for state in STATES]
+    replies = await connection.commands([("HMGET", JobKeys.of(job_id).job, *fields) for job_id in job_ids])
     return {
-        job_id: {state: sum(mark in value for value in values) for state, mark in marks.items()}
-        for job_id, values in zip(job_ids, replies, strict=True)
+        job_id: {state: int(count or 0) for state, count in zip(STATES, counts, strict=True)}
+        for job_id, counts in zip(job_ids, replies, strict=True)
     }

@@ -42,11 +42,16 @@ def of(job: Job) -> list[Membership]:
         for kind in (None, job.pipeline_type)
         for status in (None, job.status)
     ]
-    if not job.status.terminal or job.holds_capacity:
+    if not over(job):
         found.append((ACTIVE, created, job.id))
     if job.status is Status.PENDING:
         found.append((queue_key(job.queue), 0, _ticket(job)))
     return found
+
+
+def over(job: Job) -> bool:
+    """Nothing happens to it any more unless a user wants it to."""
+    return job.status.terminal and not job.holds_capacity
 
 
 def moves(old: Job | None, new: Job | None) -> tuple[list[Membership], list[Membership]]:

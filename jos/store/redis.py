@@ -317,17 +317,21 @@ class Store:
 
     async def drop_streams(
         self, job_id: str, event_count: int | None = None, progress_count: int | None = None
-    ) -> None:
+    ) -> bool:
         """Forgets a job's events and progress entries up to the given numbers (those that the archive holds);
-        without a number, all that are there. Numbers are not given again, totals stay."""
+        without a number, all that are there. Numbers are not given again, totals stay. False, and nothing is
+        forgotten: the job is gone or not over; what it told since it was archived would be lost."""
         keys = JobKeys.of(job_id)
-        given = await self.connection.command("HMGET", keys.job, "events", "progress")
-        asked = zip((keys.events, keys.progress), (event_count, progress_count), given, strict=True)
-        trims = [
-            ("XTRIM", key, "MINID", f"{(int(all_of_them or 0) if count is None else count) + 1}-0")
-            for key, count, all_of_them in asked
-        ]
-        await self.connection.commands(trims)
+        record, events, progress = await self.connection.command("HMGET", keys.job, "record", "events", "progress")
+        if record is None or not indexes.over(records.load_job(record)):
+            return False
+        last = {
+            keys.events: int(events or 0) if event_count is None else event_count,
+            keys.progress: int(progress or 0) if progress_count is None else progress_count,
+        }
+        # by number, and not the whole stream: a retry may come between the look and this
+        await self.connection.commands([("XTRIM", key, "MINID", f"{n + 1}-0") for key, n in last.items()])
+        return True
 
     # --- inside ---------------------------------------------------------------------------------------
 

@@ -1,30 +1,30 @@
-"""Files posted whole, listed, downloaded, deleted, read by jobs, recovered: over real HTTP, on both storages."""
+"""Files posted whole, replaced, deleted, and read by jobs: over real HTTP, on both storages."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import httpx2
 import pytest
-from files_lab import PART, Api, code, crc
+from files_lab import Api, code
 from jobs_lab import until
-from services_lab import _die_with_parent, free_ports
 
-from jos.core.errors import NotFound
+from jos.core.errors import Conflict, NotFound
 from jos.core.ids import new_id
 from jos.core.model import EventDraft, Job, Status
 from jos.storage.source import stat_input
 
 TABLE = b"t,a,b\n1,2,3\n4,5,6\n"
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+OPENING = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+CLOSING = b"\r\n--x--\r\n"
 
 
 def job(**fields: Any) -> Job:
@@ -82,8 +82,7 @@ def test_any_printable_name_works_everywhere(api: Api, name: str) -> None:
     answer = api.plain.get(link)
     assert answer.content == TABLE
     assert answer.headers["content-disposition"].startswith("attachment; filename=")
-    quoted = httpx2.URL("http://x").copy_with(path=f"/v0.5/files/download/{name}").raw_path.decode()
-    quoted = quoted.replace("?", "%3F").replace("#", "%23")
+    quoted = f"/v0.5/files/download/{quote(name, safe='')}"
     assert api.http.get(quoted).content == TABLE
     assert stat_input(api.service.storage.location(found.key)) == (found.num_bytes, found.fingerprint)
 
@@ -172,24 +171,42 @@ def test_what_says_itself_that_it_is_too_large_is_refused_before_it_is_sent(api:
 @pytest.mark.parametrize("api", ["local"], indirect=True)
 def test_a_client_that_sends_all_of_500_mib_reads_the_refusal(api: Api) -> None:
     def body() -> Iterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+        yield OPENING
         for _ in range(500):
             yield bytes(1 << 20)
-        yield b"\r\n--x--\r\n"
+        yield CLOSING
 
-    headers = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": str((500 << 20) + 82)}
+    headers = {**FORM, "Content-Length": str((500 << 20) + len(OPENING) + len(CLOSING))}
     assert code(api.http.post("/v0.5/files", content=body(), headers=headers)) == (413, "invalid_file_size")
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_client_that_goes_away_leaves_nothing(api: Api) -> None:
+    connection = http.client.HTTPConnection(api.url.removeprefix("http://"), timeout=30)
+    connection.putrequest("POST", "/v0.5/files")
+    for name, value in {
+        **FORM,
+        "Authorization": api.http.headers["authorization"],
+        "Content-Length": "9000000",
+    }.items():
+        connection.putheader(name, value)
+    connection.endheaders(OPENING + bytes(3 << 20))
+    tmp = api.service.storage.root / ".tmp"
+    assert until(lambda: [f for f in tmp.iterdir() if f.is_file() and f.stat().st_size])
+    connection.close()
+    assert until(lambda: not [f for f in tmp.iterdir() if f.is_file()])
+    assert list(api.service.storage.list("org_a/")) == []
 
 
 def test_the_limit_holds_for_what_announces_no_length(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jos.core.files.MAX_POST_BYTES", 3_000_000)
 
     def body(size: int) -> Iterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+        yield OPENING
         yield bytes(size)
-        yield b"\r\n--x--\r\n"
+        yield CLOSING
 
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    headers = FORM
     assert api.http.post("/v0.5/files", content=body(3_000_000), headers=headers).status_code == 200
     api.http.delete("/v0.5/files/delete/a.csv")
     assert code(api.http.post("/v0.5/files", content=body(3_000_001), headers=headers)) == (413, "invalid_file_size")
@@ -280,205 +297,39 @@ def test_deleting_a_name_that_is_being_uploaded_aborts_the_upload(api: Api) -> N
     assert code(api.upload(upload["upload_id"], "complete", {"parts": []})) == (404, "upload_not_found")
 
 
-# --- lists ------------------------------------------------------------------------------------------------
+# --- races ------------------------------------------------------------------------------------------------
 
 
-def test_metadata_is_an_array_below_v05_and_pages_below_api(api: Api) -> None:
-    names = [f"{n}.csv" for n in range(7)]
-    for name in names:
-        api.post(name, TABLE)
-    api.post("z.jsonl", b"{}\n")
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_job_and_a_delete_at_the_same_moment_never_both_have_the_file(api: Api) -> None:
+    files = api.service.files
 
-    def array(**query: Any) -> list[str]:
-        return [f["file_id"] for f in api.http.get("/v0.5/files/metadata", params=query).json()]
+    async def race(uid: str) -> tuple[Any, Any]:
+        marked, deleted = await asyncio.gather(
+            files.mark_reader("org_a", uid, new_id("job")), files.delete("org_a", uid), return_exceptions=True
+        )
+        return marked, deleted
 
-    everything = array()
-    assert sorted(everything) == [*names, "z.jsonl"]
-    shards = [array(shard_index=n, max_items_per_shard=3) for n in range(4)]
-    assert [len(s) for s in shards] == [3, 3, 2, 0]
-    assert sum(shards, []) == everything
-    assert array(file_type="application/x-ndjson") == array(file_type="jsonl") == ["z.jsonl"]
-    assert len(array(file_type="text/csv", shard_index=1, max_items_per_shard=4)) == 3
-
-    def page(**query: Any) -> tuple[list[str], dict[str, Any]]:
-        body = api.http.get("/api/files/metadata", params=query).json()
-        return [f["file_id"] for f in body["data"]], body
-
-    first, body = page(limit=3)
-    assert (body["has_more"], body["prev_cursor"]) == (True, None)
-    second, body = page(limit=3, after=body["next_cursor"])
-    third, last = page(limit=3, after=body["next_cursor"])
-    assert first + second + third == everything[::-1]
-    assert (last["has_more"], last["next_cursor"]) == (False, None)
-    back, body = page(limit=3, before=body["prev_cursor"])
-    assert (back, body["has_more"], body["prev_cursor"]) == (first, False, None)
-    assert page()[0] == everything[::-1]
-    assert page(file_type="csv", limit=2)[0] == [n for n in everything[::-1] if n.endswith("csv")][:2]
-    assert code(api.http.get("/api/files/metadata", params={"after": "x"})) == (400, "bad_request")
-    assert code(api.http.get("/api/files/metadata", params={"limit": 1001})) == (400, "bad_request")
+    for _ in range(20):
+        uid = api.post("a.csv", TABLE).json()["file_uid"]
+        marked, deleted = api.run(race(uid))
+        if marked is None:
+            assert isinstance(deleted, Conflict), deleted
+        else:
+            assert isinstance(marked, NotFound), marked
+            assert deleted.uid == uid
 
 
-def test_organisations_do_not_see_each_other(api: Api) -> None:
-    uid = api.post("a.csv", TABLE).json()["file_uid"]
-    other = {"headers": api.key("org_b")}
-    for name in ("a.csv", uid):
-        assert code(api.http.get(f"/v0.5/files/metadata/{name}", **other)) == (404, "not_found")
-        assert code(api.http.get(f"/v0.5/files/download/{name}", **other)) == (404, "not_found")
-        assert code(api.http.delete(f"/v0.5/files/delete/{name}", **other)) == (404, "not_found")
-    assert api.http.get("/v0.5/files/metadata", **other).json() == []
-    assert api.http.get("/v0.5/files/info", **other).json()["num_files"] == 0
-    assert api.run(api.service.files.resolve("org_b", ["a.csv", uid])) == {}
-    assert api.http.post("/v0.5/files", files={"file": ("a.csv", b"x\n")}, **other).status_code == 200
-    assert api.download("a.csv").content == TABLE
-    reader = {"headers": api.key("org_a", "reader")}
-    assert api.http.get("/v0.5/files/download/a.csv", **reader).content == TABLE
-    assert code(api.http.delete("/v0.5/files/delete/a.csv", **reader)) == (403, "forbidden")
-
-
-# --- downloads --------------------------------------------------------------------------------------------
-
-
-def test_downloads_know_ranges_heads_and_etags(api: Api) -> None:
-    data = os.urandom(9 << 20)
-    api.post("a.csv", data)
-    whole = api.download("a.csv")
-    assert whole.content == data
-    assert whole.headers["content-type"] == "application/octet-stream"
-    assert whole.headers["x-content-type-options"] == "nosniff"
-    assert whole.headers["content-disposition"] == "attachment; filename=\"a.csv\"; filename*=UTF-8''a.csv"
-    etag = whole.headers["etag"]
-    for header, start, end in [
-        ("bytes=0-0", 0, 1),
-        ("bytes=4194300-4194310", 4194300, 4194311),
-        ("bytes=-5", len(data) - 5, len(data)),
-        ("bytes=100-", 100, len(data)),
-    ]:
-        part = api.download("a.csv", Range=header)
-        assert (part.status_code, part.content) == (206, data[start:end])
-        assert part.headers["content-range"] == f"bytes {start}-{end - 1}/{len(data)}"
-    outside = api.download("a.csv", Range=f"bytes={len(data)}-")
-    assert code(outside) == (416, "range_not_satisfiable")
-    assert outside.headers["content-range"] == f"bytes */{len(data)}"
-    head = api.http.head("/v0.5/files/download/a.csv")
-    assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(data)), b"")
-    assert api.download("a.csv", **{"If-None-Match": etag}).status_code == 304
-    assert api.download("a.csv", **{"If-Range": '"other"', "Range": "bytes=0-0"}).status_code == 200
-    assert api.download("a.csv", **{"If-Range": etag, "Range": "bytes=0-0"}).status_code == 206
-
-
-def test_an_empty_file_is_a_file(api: Api) -> None:
-    api.post("a.txt", b"", "text/plain")
-    assert (api.download("a.txt").status_code, api.download("a.txt").content) == (200, b"")
-    assert code(api.download("a.txt", Range="bytes=0-")) == (416, "range_not_satisfiable")
-
-
-def test_a_link_opens_one_object_without_a_key_until_it_expires(api: Api) -> None:
-    key = "org_a/jobs/job_x/outputs/1/r.csv"
-    api.service.storage.write(key, TABLE)
-    url = api.service.links.download(key, 'a "b" 漢字.csv', api.url)
-    answer = api.plain.get(url)
-    assert (answer.status_code, answer.content) == (200, TABLE)
-    assert answer.headers["content-type"] == "application/octet-stream"
-    assert "%E6%BC%A2" in answer.headers["content-disposition"]
-    part = api.plain.get(url, headers={"Range": "bytes=2-4"})
-    assert (part.status_code, part.content) == (206, TABLE[2:5])
-    if not api.s3:
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert api.plain.head(url).headers["content-length"] == str(len(TABLE))
-        assert api.plain.get(url, headers={"Authorization": "Bearer sk_wrong"}).status_code == 200
-        assert api.plain.put(url, content=b"x").status_code == 405
-    api.service.storage.write("org_a/jobs/job_x/outputs/1/s.csv", b"secret")
-    assert api.plain.get(url.replace("r.csv", "s.csv")).status_code == 403
-    short = api.service.links.download(key, "r.csv", api.url, seconds=1)
-    assert until(lambda: api.plain.get(short).status_code == 403)
-
-
-# --- recovery ---------------------------------------------------------------------------------------------
-
-
-def test_records_are_restored_from_the_storage(api: Api) -> None:
-    api.post("gone.csv", TABLE)
-    api.http.delete("/v0.5/files/delete/gone.csv")
-    old = api.post("a.csv", b"old\n").json()["file_uid"]
-    one = job()
-    api.run(api.service.files.readers("org_a", [old], one.id))
-    api.post("a.csv", TABLE)
-    upload = api.initiate("b.bin", 3, "x/y").json()
-    token = api.put(upload["parts"][0], b"abc")
-    api.upload(upload["upload_id"], "complete", {"parts": [{"part_number": 1, "part_token": token}]})
-    api.initiate("never.bin", 3)
-    before = api.http.get("/v0.5/files/metadata").json()[:2], api.http.get("/v0.5/files/info").json()
-    keys = api.run(api.service.store.connection.command("KEYS", "jos:*files*"))
-    api.run(api.service.store.connection.command("DEL", *keys))
-    assert api.http.get("/v0.5/files/metadata").json() == []
-    assert api.run(api.service.files.recover()) == 3
-    assert api.run(api.service.files.recover()) == 0
-    after = api.http.get("/v0.5/files/metadata").json(), api.http.get("/v0.5/files/info").json()
-    assert after[0] == before[0]
-    assert {**after[1], "last_updated": 0} == {**before[1], "last_updated": 0}
-    assert api.download("a.csv").content == TABLE
-    assert api.run(api.service.files.prune(datetime.now(UTC))) >= 1  # the replaced one, which no live job reads
-    assert old not in " ".join(s.key for s in api.service.storage.list("org_a/"))
-
-
-# --- memory -----------------------------------------------------------------------------------------------
-
-
-SERVER = """
-import uvicorn
-from jos.api.app import create_app
-from jos.settings import Settings
-settings = Settings()
-uvicorn.run(create_app(settings), host="127.0.0.1", port=settings.api_port, log_level="error")
-"""
-
-
-def test_a_server_that_takes_and_gives_70_mb_stays_small(api: Api, tmp_path: Path) -> None:
-    """Another process on the same home, so that what is measured is the server alone."""
-    (port,) = free_ports(1)
-    environment = {
-        **os.environ,
-        "JOS_HOME": str(api.settings.home_dir),
-        "JOS_API_PORT": str(port),
-        "JOS_STORAGE": api.settings.storage_url,
-    }
-    options: Any = {"preexec_fn": _die_with_parent} if sys.platform == "linux" else {}
-    with open(tmp_path / "server.log", "wb") as log:
-        server = subprocess.Popen([sys.executable, "-c", SERVER], env=environment, stdout=log, stderr=log, **options)
-
-    def peak() -> int:
-        text = Path(f"/proc/{server.pid}/status").read_text()
-        return int(text.partition("VmHWM:")[2].split()[0]) >> 10  # MiB
-
-    def answers() -> bool:
-        assert server.poll() is None, (tmp_path / "server.log").read_text()
-        try:
-            return httpx2.get(f"http://127.0.0.1:{port}/healthz").is_success
-        except httpx2.TransportError:
-            return False
-
-    try:
-        until(answers)
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=dict(api.http.headers), timeout=120)
-        api = Api(str(client.base_url), api.service, api.settings, api.loop, client, api.plain)
-        small, data = os.urandom(8 << 20), os.urandom(70 << 20)
-        give_and_take(api, "warm", small)
-        warm = peak()
-        give_and_take(api, "big", data)
-        assert peak() - warm < 60, f"{peak() - warm} MiB more"
-    finally:
-        server.send_signal(signal.SIGKILL)
-        server.wait()
-
-
-def give_and_take(api: Api, name: str, data: bytes) -> None:
-    assert api.post(f"{name}.csv", data).status_code == 200
-    text = base64.b64encode(data)
-    assert api.http.post("/v0.5/files/base64", files={"file": (f"{name}.png", text)}).status_code == 200
-    upload = api.initiate(f"{name}.bin", len(data)).json()
-    assert upload["part_size"] >= PART
-    parts = [{"part_number": p["part_number"], "part_token": api.put(p, data)} for p in upload["parts"]]
-    body = {"parts": parts, "integrity_checksum": crc(data)}
-    assert api.upload(upload["upload_id"], "complete", body).status_code == 200
-    for extension in ("csv", "png", "bin"):
-        assert api.download(f"{name}.{extension}").content == data
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_of_many_posts_of_one_name_at_once_one_is_left(api: Api) -> None:
+    tables = [b"x\n" + b"1\n" * n for n in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda table: api.post("a.csv", table), tables))
+    assert [a.status_code for a in answers] == [200] * 8, [a.text for a in answers]
+    api.run(api.service.files.prune(datetime.now(UTC)))
+    left = api.download("a.csv").content
+    assert left in tables
+    info = api.http.get("/v0.5/files/info").json()
+    assert (info["num_files"], info["num_bytes"]) == (1, len(left))
+    assert [f["file_id"] for f in api.http.get("/v0.5/files/metadata").json()] == ["a.csv"]
+    assert len(list(api.service.storage.list("org_a/"))) == 2

@@ -138,6 +138,16 @@ def test_list_is_in_key_order_and_resumes_after_any_key(storage: Storage) -> Non
         keys(storage, "l")
 
 
+def test_folders_are_the_names_right_below(storage: Storage) -> None:
+    for key in ["org_b/x/1", "org_a/y/2", "org_a/y/3", "org_a/z", "top"]:
+        storage.write(key, b"1")
+    assert list(storage.folders("")) == ["org_a", "org_b"]
+    assert list(storage.folders("org_a/")) == ["y"]
+    assert list(storage.folders("nothing/")) == []
+    with pytest.raises(BadRequest):
+        list(storage.folders("org_a"))
+
+
 def test_list_is_lazy_and_pages_through_more_than_a_thousand(storage: Storage) -> None:
     names = [f"many/{n:05d}" for n in range(1203)]
     with ThreadPoolExecutor(8) as pool:

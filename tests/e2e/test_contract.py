@@ -469,14 +469,14 @@ def test_an_administrator_makes_publishes_and_retires_a_pipeline(service: Servic
     }
     made = service.call("POST", "/batch/registry/pipelines", json=body)
     assert made["status"] == "draft"
-    user = service.as_(service.make_key("org_first", "user"))
-    assert user.post("/v0.5/batch/registry/pipelines", json=body).status_code == 403
+    with service.as_(service.make_key("org_first", "user")) as user:
+        assert user.post("/v0.5/batch/registry/pipelines", json=body).status_code == 403
     published = service.call("POST", f"/batch/registry/pipelines/{made['id']}/publish")
     assert published["status"] == "published"
     words = service.records("for-ours.jsonl", RECORDS[:3])
     assert service.wait(service.create("our-shout", [words]))["status"] == "COMPLETED"
-    other = service.as_(service.make_key("org_other", "admin"))
-    assert other.get(f"/v0.5/batch/registry/pipelines/{made['id']}").status_code == 404
+    with service.as_(service.make_key("org_other", "admin")) as other:
+        assert other.get(f"/v0.5/batch/registry/pipelines/{made['id']}").status_code == 404
     assert service.call("POST", f"/batch/registry/pipelines/{made['id']}/deactivate")["status"] == "deactivated"
     errors(service.http.post("/v0.5/batch/registry/pipelines", json=body), 409)
     service.call("DELETE", f"/batch/registry/pipelines/{made['id']}")

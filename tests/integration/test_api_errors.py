@@ -46,6 +46,13 @@ def test_unknown_routes_objects_methods_and_parameters(
     assert error["code"] == code
 
 
+def test_a_wrong_method_is_told_the_right_ones(shared_api: Api) -> None:
+    job = shared_api.http.put("/v0.5/batch/jobs/job_x")
+    assert (job.status_code, job.headers["Allow"]) == (405, "DELETE, GET")
+    assert shared_api.http.put("/api/batch/jobs").headers["Allow"] == "GET, POST"
+    assert shared_api.http.put("/v0.5/batch/jobs/queue").headers["Allow"] == "GET"
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -184,11 +184,12 @@ def test_inputs_progress_counts_and_traces_tell_the_same_story(api: Api) -> None
     job_id = api.create(*names)
     api.admit(job_id)
     one, two, three, _ = (found["id"] for found in inputs_of(api, job_id))
+    bad = {"failed": 1, "error_message": 'a "bad" line, "status":"completed"'}
     states = [
         state(one, InputStatus.COMPLETED, tasks=10, done=10, completed_at=now(), step=2),
-        state(two, InputStatus.FAILED, tasks=10, done=10, failed=1, error_message='a "bad" line', completed_at=now(), step=1),
+        state(two, InputStatus.FAILED, tasks=10, done=10, completed_at=now(), step=1, **bad),
         state(three, InputStatus.PROCESSING, tasks=10, done=4),
-    ]  # fmt: skip
+    ]
     told = [progress(one, 5, 10), progress(two, 10, 10, 1), progress(three, 4, 10), progress(one, 10, 10)]
     api.tell(job_id, inputs=states, progress=told)
     counts = {"pending": 1, "processing": 1, "completed": 1, "failed": 1}
@@ -197,7 +198,7 @@ def test_inputs_progress_counts_and_traces_tell_the_same_story(api: Api) -> None
     assert api.get(f"{path}/progress/counts") == {"job_id": job_id, **counts}
     assert api.get(f"{path}/progress/counts", port_name="worker.data") == {"job_id": job_id, **counts}
     (failed,) = api.get(path, status="failed")["inputs"]
-    assert (failed["id"], failed["error_message"]) == (two, 'a "bad" line')
+    assert (failed["id"], failed["error_message"]) == (two, bad["error_message"])
     page = api.http.get(f"/v0.5{path}/progress?status=completed&status=failed&order=desc").json()
     assert [(item["input"]["id"], item["step"]) for item in page["items"]] == [(two, 1), (one, 2)]
     assert page["items"][1]["latest_progress"]["metrics"]["items_processed"] == 10
@@ -210,7 +211,8 @@ def test_inputs_progress_counts_and_traces_tell_the_same_story(api: Api) -> None
     etag = {"If-None-Match": f'W/"x", {answer.headers["ETag"]}'}
     same = api.http.get(f"/v0.5{path}/progress/traces", params={"buckets": 10}, headers=etag)
     assert (same.status_code, same.content) == (304, b"")
-    api.tell(job_id, seq=2, progress=[progress(three, 5, 10)])
+    api.tell(job_id, seq=2, progress=[progress(three, 5, 10)], inputs=[state(two, InputStatus.PENDING)])
+    assert api.get(f"/batch/jobs/{job_id}")["input_progress"] == {**counts, "pending": 2, "failed": 0}
     assert api.http.get(f"/v0.5{path}/progress/traces", params={"buckets": 10}, headers=etag).status_code == 200
 
 

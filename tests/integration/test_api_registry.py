@@ -84,7 +84,13 @@ def test_another_organisation_sees_none_of_it(shared_api: Api) -> None:
     api = shared_api
     made = api.call("POST", PATH, 201, json=draft(api, "private"))
     other = api.as_(api.make_key("org_b", "admin"))
-    for method, route in (("GET", ""), ("GET", "/schema"), ("POST", "/publish"), ("POST", "/deactivate"), ("DELETE", "")):
+    for method, route in (
+        ("GET", ""),
+        ("GET", "/schema"),
+        ("POST", "/publish"),
+        ("POST", "/deactivate"),
+        ("DELETE", ""),
+    ):
         error(other.request(method, f"/v0.5{PATH}/{made['id']}{route}"), 404)
     assert other.get(f"/v0.5{PATH}?visibility=org").json()["total"] == 0
     theirs = other.post(f"/v0.5{PATH}", json=draft(api, "private")).json()  # the same name is free for them
@@ -94,7 +100,12 @@ def test_another_organisation_sees_none_of_it(shared_api: Api) -> None:
 def test_new_code_is_the_operators_to_bring_in(shared_api: Api) -> None:
     api = shared_api
     operator = api.as_(api.make_key("org_operator", "admin"))
-    for changed in ({"worker": "subprocess:Popen"}, {"image": "evil:1"}, {"command": ["sh"]}, {"visibility": "platform"}):
+    for changed in (
+        {"worker": "subprocess:Popen"},
+        {"image": "evil:1"},
+        {"command": ["sh"]},
+        {"visibility": "platform"},
+    ):
         error(api.http.post(f"/v0.5{PATH}", json=draft(api, "new-code", **changed)), 403)
     body = draft(api, "new-code", visibility="platform", worker="our_workers:New", image="ours:1")
     made = operator.post(f"/v0.5{PATH}", json=body)

@@ -233,13 +233,13 @@ def test_bodies_headers_and_urls_have_their_limits(shared_api: Api) -> None:
 
 
 def test_who_asks_too_often_waits_and_others_do_not(tmp_path: Path) -> None:
-    api = Api(tmp_path, {"rate_limit": 5})
+    api = Api(tmp_path, {"rate_limit": 0.5})
     api.start()
     try:
         answers = [api.http.get("/v0.5/batch/jobs/queue") for _ in range(30)]
-        assert [a.status_code for a in answers[:10]] == [200] * 10
+        assert answers[0].status_code == 200
         refused = next(a for a in answers if a.status_code == 429)
-        assert refused.headers["Retry-After"] == "1"
+        assert refused.headers["Retry-After"] in ("1", "2")
         assert refused.json()["errors"][0]["code"] == "too_many_requests"
         other = api.as_(api.make_key("org_a", "reader"))
         assert other.get("/v0.5/batch/jobs/queue").status_code == 200

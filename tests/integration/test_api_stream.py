@@ -173,7 +173,9 @@ def test_a_slow_listener_reads_what_left_the_ring_from_the_store(
                 if found.count(b"event: event") >= 93:
                     break
             await pieces.aclose()  # type: ignore[attr-defined]
-            return [(f["event"], orjson.loads(f["data"])["id"]) for f in map(parsed, found.split(b"\n\n")) if "data" in f]
+            return [
+                (f["event"], orjson.loads(f["data"])["id"]) for f in map(parsed, found.split(b"\n\n")) if "data" in f
+            ]
 
         found = asyncio.run_coroutine_threadsafe(slow(), loop_of(api)).result(30)
         assert found == [("event", n) for n in range(1, 94)]

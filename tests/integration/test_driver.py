@@ -10,6 +10,7 @@ import orjson
 import pytest
 from jobs_lab import Lab
 
+from jos.core.ledger import STEPS
 from jos.core.model import Level, Status
 
 Records = list[dict[str, Any]]
@@ -65,6 +66,19 @@ def test_a_job_without_any_work_completes(lab: Lab) -> None:
     job_id = lab.submit("shout", [lab.write("empty.jsonl", [])])
     assert lab.complete(job_id).status is Status.COMPLETED
     assert lab.outputs(job_id) == []
+
+
+def test_a_completed_training_leaves_its_last_state_as_a_checkpoint(lab: Lab) -> None:
+    job_id = lab.submit("quick-train", steps=40, span_steps=10)
+    lab.complete(job_id)
+    last = lab.ledger(job_id).of(STEPS).state
+    [one] = lab.engine._thread.call(lab.engine.parts.store.checkpoints(job_id))
+    assert last is not None
+    assert last.state is not None
+    assert (one.name, one.step, one.metrics, one.key) == ("step_40", 40, dict(last.metrics), last.state.key)
+    assert len(lab.engine.storage.read(lab.folder_of(job_id) + one.key)) == one.num_bytes
+    [event] = lab.events(job_id, "checkpoint.saved")
+    assert event.payload["checkpoint_id"] == one.id
 
 
 # --- records that fail --------------------------------------------------------------------------------

@@ -171,6 +171,17 @@ def test_a_failing_a_cancelled_and_a_stale_order_do_not_hurt_the_next_job(lab: L
     assert driver.process.poll() is None
 
 
+def test_a_cancel_does_not_wait_for_a_long_task(lab: Lab) -> None:
+    warm(lab)
+    job_id = job(lab, 8, seconds=60)
+    order(lab, job_id)
+    pids = [e.payload["pid"] for e in lab.wait_for(job_id, "index.started", 2)]
+    lab.wait_for(job_id, "input_started")
+    lab.engine.cancel(job_id)
+    until(lambda: not any(map(alive, pids)), 5)
+    until(lambda: not lab.get(job_id).holds_capacity, 5)
+
+
 def test_sigterm_drains_the_job_in_hand_and_leaves(lab: Lab) -> None:
     driver = warm(lab)
     job_id = job(lab, 600)
@@ -213,7 +224,8 @@ def test_a_driver_whose_ray_is_gone_ends(tmp_path: Path, busy: bool) -> None:
             for process in ("raylet", "gcs_server"):
                 for pid in _servers(head.address, process):
                     kill(pid)
-            assert driver.end(90).code != 0
+            driver.process.communicate(timeout=90)  # Ray writes its last words there
+            assert driver.process.returncode != 0
         finally:
             lab.close()
 

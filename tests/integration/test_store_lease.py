@@ -9,6 +9,7 @@ from store_lab import on, running
 from valkey_lab import NOW, Valkey, event, make_job
 
 from jos.core.commands import Admit, Cancel, Hold
+from jos.core.errors import InvalidTransition
 from jos.core.model import Status
 from jos.store.lease import Lease, LeaseLost, holder
 from jos.store.redis import Store
@@ -94,26 +95,26 @@ def test_nothing_is_written_under_a_lease_that_is_over(valkey: Valkey) -> None:
     on(valkey, test)
 
 
-def test_two_holders_that_both_believe_admit_a_job_once(valkey: Valkey) -> None:
+def test_of_several_that_believe_they_hold_it_only_the_holder_admits(valkey: Valkey) -> None:
     async def test(store: Store) -> None:
         jobs = [await store.create(make_job(), [event()]) for _ in range(10)]
-        old, new = (Lease(store.connection, "controller", name, ttl=0.05) for name in ("old", "new"))
-        assert await old.acquire()
-        await take_over(new)
+        paused = [Lease(store.connection, "controller", name, ttl=0.05) for name in ("first", "second")]
+        last = Lease(store.connection, "controller", "last", ttl=30)
+        for lease in (*paused, last):
+            await take_over(lease)
 
         async def admit(lease: Lease, job_id: str) -> bool:
             try:
-                return (await store.transact(job_id, Admit(lease.holder), NOW, lease=lease)).attempt is not None
-            except LeaseLost:
+                await store.transact(job_id, Admit(lease.holder), NOW, lease=lease)
+            except (LeaseLost, InvalidTransition):  # the latter: it came after the holder
                 return False
+            return True
 
-        new_one = Lease(store.connection, "controller", "newest", ttl=30)
-        await take_over(new_one)
-        got = await asyncio.gather(*(admit(lease, job.id) for job in jobs for lease in (old, new_one, new)))
-        assert sum(got) == len(jobs)
+        got = await asyncio.gather(*(admit(lease, job.id) for job in jobs for lease in (*paused, last)))
+        assert got == [False, False, True] * len(jobs)
         for job in (await store.get_many([job.id for job in jobs])).values():
             assert job.attempt is not None
-            assert (job.attempt.number, job.attempt.token) == (1, "newest")
+            assert (job.attempt.number, job.attempt.token) == (1, "last")
 
     on(valkey, test)
 

@@ -127,8 +127,8 @@ def test_dropped_streams_leave_their_numbers_and_totals(valkey: Valkey) -> None:
         job = await running(store)
         await store.mirror(job.id, Mirror("tok", 1, NOW, [event()] * 4, [progress("p")] * 2))
         await store.transact(job.id, Completed("tok"), NOW)
-        await store.drop_streams(job.id)
-        await store.drop_streams(job.id)
+        assert await store.drop_streams(job.id)
+        assert await store.drop_streams(job.id)
         assert await store.events(job.id) == (8, [])
         assert await store.events(job.id, order="desc") == (8, [])
         assert await store.progress(job.id) == (2, [])
@@ -142,21 +142,38 @@ def test_what_came_after_the_archive_was_written_is_kept(valkey: Valkey) -> None
         job = await running(store)
         await store.mirror(job.id, Mirror("tok", 1, NOW, progress=[progress("1"), progress("2")]))
         await store.transact(job.id, Cancel(), NOW)
+        assert not await store.drop_streams(job.id)  # its driver may still tell something
         await store.transact(job.id, DriverGone("tok"), NOW)
         total, _ = await store.events(job.id)
         await store.transact(job.id, Retry(), NOW)  # while the archive was being written
-        await store.drop_streams(job.id, event_count=total, progress_count=1)
-        assert numbers((await store.events(job.id))[1]) == [total + 1]
+        assert not await store.drop_streams(job.id)
+        assert len((await store.events(job.id))[1]) == total + 1
+        await store.transact(job.id, Cancel(), NOW)
+        assert await store.drop_streams(job.id, event_count=total, progress_count=1)
+        assert numbers((await store.events(job.id))[1]) == [total + 1, total + 2]
         assert numbers((await store.progress(job.id))[1]) == [2]
         following = store.follow(job.id, after_event=0, after_progress=2)
-        assert numbers(await anext(following)) == [total + 1]
+        assert numbers(await anext(following)) == [total + 1, total + 2]
+
+    on(valkey, test)
+
+
+def test_a_retry_that_comes_while_streams_are_dropped_keeps_its_event(valkey: Valkey) -> None:
+    async def test(store: Store) -> None:
+        jobs = [await store.create(make_job(status=Status.FAILED), [event()]) for _ in range(20)]
+        retries = [store.transact(job.id, Retry(), NOW) for job in jobs]
+        await asyncio.gather(*retries, *(store.drop_streams(job.id) for job in jobs))
+        for job in jobs:
+            total, events = await store.events(job.id)
+            assert total == 2
+            assert 2 in numbers(events)
 
     on(valkey, test)
 
 
 def test_dropping_streams_of_a_job_that_is_gone_leaves_nothing(valkey: Valkey) -> None:
     async def test(store: Store) -> None:
-        await store.drop_streams("job_gone")
+        assert not await store.drop_streams("job_gone")
         assert await keys(store) == set()
 
     on(valkey, test)

@@ -60,6 +60,7 @@ class Api:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "api.log"
+        self.logging = structlog.get_config()  # another one's may go on
         log_to(self.stack.enter_context(self.log.open("a")))
 
         self.app: FastAPI = create_app(self.settings)
@@ -84,7 +85,7 @@ class Api:
 
     def close(self) -> None:
         self.stop()
-        structlog.reset_defaults()
+        structlog.configure(**self.logging)
         self.stack.close()
         embedded.stop(self.settings.redis_dir)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import google_crc32c
 import httpx2
+import structlog.testing
 import uvicorn
 from services_lab import free_ports
 
@@ -25,7 +26,6 @@ from jos.files.service import Files
 from jos.settings import Settings
 from jos.store import embedded
 from jos.store.keys import ApiKeys, Role
-from jos.store.redis import Store
 
 PART = 5 << 20  # the smallest that S3 takes
 
@@ -119,13 +119,9 @@ def serving(folder: Path, storage: str | None = None) -> Iterator[Api]:
     api = Api(url, service, settings, started[0], httpx2.Client(base_url=url, timeout=60))
     api.http.headers.update(api.key("org_a"))
     try:
-        with api.http, api.plain:
+        with api.http, api.plain, structlog.testing.capture_logs():
             yield api
     finally:
         server.should_exit = True
         thread.join(30)
         embedded.stop(settings.redis_dir)
-
-
-async def store_of(settings: Settings) -> Store:
-    return await Store.open(settings.redis_url, settings.redis_dir)

@@ -146,8 +146,8 @@ class Service:
 
     def make_key(self, org: str, role: str = "user") -> str:
         """By the operator's own command, as an administrator would."""
-        command = [str(BIN / "jos"), "keys", "create", "--org", org, "--role", role, "--json"]
-        environment = {**self.environment, "JOS_LOCAL": "1"}
+        command = [str(BIN / "jos"), "keys", "create", "--role", role, "--here", "--json"]
+        environment = {**self.environment, "JOS_ORG": org}
         done = subprocess.run(command, capture_output=True, env=environment, cwd=self.folder, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return str(orjson.loads(done.stdout)["key"])

@@ -62,14 +62,17 @@ AWAY = sight(None, answers=False)
         ("a driver that runs and is heard is left alone", job(), sight(), []),
         ("a job that was admitted, and no driver seen: start one", job(Status.ADMITTED, attempt=UNTAKEN),
          sight(None, beats=False), [Start]),
-        ("a driver on its way is waited for", job(Status.ADMITTED, attempt=UNTAKEN), sight("starting", beats=False), []),
+        ("a driver on its way is waited for", job(Status.ADMITTED, attempt=UNTAKEN),
+         sight("starting", beats=False), []),
         ("a driver that runs but has not taken the job yet is waited for", job(Status.ADMITTED, attempt=UNTAKEN),
          sight("running", beats=False), []),
         ("a driver that ended before it took the job is gone", job(Status.ADMITTED, attempt=UNTAKEN),
          sight(driver=ended(), beats=False), [Gone]),
-        ("no driver is ordered from a cluster that does not answer", job(Status.ADMITTED, attempt=UNTAKEN), AWAY, []),
+        ("no driver is ordered from a cluster that does not answer", job(Status.ADMITTED, attempt=UNTAKEN),
+         AWAY, []),
         ("a driver that does not come up in time is stopped and given up",
-         job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(121)}), sight("starting", beats=False), [Gone, Stop]),
+         job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(121)}),
+         sight("starting", beats=False), [Gone, Stop]),
         ("an order that no driver took in time is given up",
          job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(121)}), sight(None, beats=False), [Gone]),
         ("the time to start begins when the cluster answers again",
@@ -131,6 +134,23 @@ def test_what_is_done(_sentence: str, what: Job, seen: Sight, actions: list[type
 def test_a_lost_driver_is_told_in_words(what: Job, seen: Sight, words: str) -> None:
     [gone] = [a for a in decide(what, seen, NOW, LIMITS) if isinstance(a, Gone)]
     assert gone == Gone("tok", words)
+
+
+RAYS = "Job entrypoint command failed with exit code -9, last available logs (truncated to 20,000 chars):\n"
+
+
+def test_the_log_of_a_drivers_end_is_cut_short() -> None:
+    lines = "".join(f"line {i}\n" for i in range(500))
+    [gone] = decide(job(), sight(driver=ended(RAYS + lines)), NOW)
+    assert isinstance(gone, Gone)
+    assert gone.message.startswith("Job entrypoint command failed with exit code -9. Its log ends:\nline 485\n")
+    assert gone.message.endswith("line 499")
+
+
+def test_the_log_of_a_warm_driver_is_not_shown_for_it_tells_of_other_jobs() -> None:
+    warm = DriverSeen("jos-warm-7", "ended", RAYS + "driving the job of somebody else")
+    [gone] = decide(job(attempt={"driver": "jos-warm-7"}), sight(name="jos-warm-7", driver=warm), NOW)
+    assert gone == Gone("tok", "Job entrypoint command failed with exit code -9")
 
 
 def test_the_process_that_took_the_job_is_the_one_to_stop() -> None:

@@ -32,6 +32,8 @@ class Process:
     state: str = "starting"
     took: bool = False
     hangs: bool = False
+    stubborn: bool = False  # beats, but neither completes nor leaves
+    beats: int = 0
 
 
 class World(RuleBasedStateMachine):
@@ -40,11 +42,12 @@ class World(RuleBasedStateMachine):
         self.now = BEGAN
         self.job = Job(
             id="job_1", org_id="org_a", name="n", pipeline_type="batch", pipeline_key="k", pipeline_version="1.0.0",
-            parameters={}, created_at=BEGAN, updated_at=BEGAN, queued_at=BEGAN, timeouts=Timeouts(drain=30, run=900),
+            parameters={}, created_at=BEGAN, updated_at=BEGAN, queued_at=BEGAN, timeouts=Timeouts(drain=30, run=300),
         )  # fmt: skip
         self.processes: dict[str, Process] = {}
         self.answers, self.since = True, BEGAN
         self.tokens = 0
+        self.users_cancel = self.cluster_returns = True
         self.beat: tuple[str, datetime] | None = None  # as the store has it
         self.takers: dict[str, list[str]] = {}
         self.new_controller()
@@ -136,11 +139,12 @@ class World(RuleBasedStateMachine):
                 self.say(c.Started(process.token))
         elif self.job.attempt is None or self.job.attempt.token != process.token or not self.job.holds_capacity:
             process.state = "ended"  # its heartbeat is refused
-        elif self.job.status in LEFT:
+        elif self.job.status in LEFT and not process.stubborn:
             self.say(c.Drained(process.token))
             process.state = "ended"
         else:
             self.beat = (process.token, self.now)
+            process.beats += 1
 
     @rule(which=st.randoms(use_true_random=False))
     def complete(self, which: Any) -> None:
@@ -157,6 +161,11 @@ class World(RuleBasedStateMachine):
     def hang(self, which: Any) -> None:
         if process := self.one_of(which, "starting", "running"):
             process.hangs = True
+
+    @rule(which=st.randoms(use_true_random=False))
+    def turn_stubborn(self, which: Any) -> None:
+        if process := self.one_of(which, "starting", "running"):
+            process.stubborn = True
 
     # --- what the world does ---
 
@@ -187,25 +196,38 @@ class World(RuleBasedStateMachine):
         assert all(len(takers) == 1 for takers in self.takers.values())
 
     def teardown(self) -> None:
-        """Calm: the launcher answers, nobody asks for anything, time passes. Drivers may still hang."""
-        self.launcher_back()
-        for _ in range(400):
+        """Calm: nobody asks for anything, time passes. Drivers may still hang, and the cluster may stay away: then
+        what was not taken waits for it, and who will not leave cannot be made to."""
+        if self.cluster_returns:
+            self.launcher_back()
+        for _ in range(600):
             self.now += timedelta(seconds=1)
             self.look()
             for process in list(self.processes.values()):
-                if process.state == "starting":
-                    process.state = "running"
-                elif process.state == "running" and not process.hangs:
-                    self.advance(process)
-            if self.job.status in (Status.ADMITTED, Status.RUNNING) and self.job.holds_capacity:
+                self.live_on(process)
+            if (self.users_cancel or not self.cluster_returns) and not self.job.status.terminal:
                 self.say(c.Cancel())
         assert not self.job.holds_capacity
-        assert all(process.state == "ended" for process in self.processes.values())
+        if self.cluster_returns:
+            assert all(process.state == "ended" for process in self.processes.values())
+
+    def live_on(self, process: Process) -> None:
+        if process.state == "starting":
+            process.state = "running"
+        elif process.state == "running" and not process.hangs:
+            process.stubborn = process.stubborn and self.cluster_returns
+            if process.beats > 5 and not process.stubborn and self.say(c.Completed(process.token)):
+                process.state = "ended"
+            else:
+                self.advance(process)
+            if self.job.status is Status.ADMITTED and process.took:
+                self.say(c.Started(process.token))
 
     # --- inside ---
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(users_cancel=st.booleans(), cluster_returns=st.booleans())
+    def begin(self, users_cancel: bool, cluster_returns: bool) -> None:
+        self.users_cancel, self.cluster_returns = users_cancel, cluster_returns
         self.admit()
 
     def say(self, command: c.Command) -> bool:
@@ -226,5 +248,5 @@ def name(job: Job) -> str:
 
 TestWorld = World.TestCase
 TestWorld.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -1,6 +1,7 @@
 -- Takes over what a driver has committed: all of a batch or nothing of it, and never twice.
 --
--- KEYS[1]  jos:{JOB}:job          HASH    version, status, token are read; events, progress: numbers given so far
+-- KEYS[1]  jos:{JOB}:job          HASH    version, status, token are read; events, progress: numbers given so far;
+--                                         inputs:STATUS: how many inputs are in it
 -- KEYS[2]  jos:{JOB}:mirror       HASH    token and seq of the latest batch, at: its time, live: JSON for displays
 -- KEYS[3]  jos:{JOB}:events       STREAM  <n>-0 => d: EventDraft as JSON
 -- KEYS[4]  jos:{JOB}:progress     STREAM  <n>-0 => d: ProgressDraft as JSON
@@ -33,7 +34,7 @@ end
 
 local at = append(KEYS[1], 'events', KEYS[3], ARGV[5], 12, tonumber(ARGV[7]))
 at = append(KEYS[1], 'progress', KEYS[4], ARGV[6], at, tonumber(ARGV[8]))
-at = put_fields(KEYS[5], at, tonumber(ARGV[9]))
+at = put_inputs(KEYS[1], KEYS[5], at, tonumber(ARGV[9]))
 at = put_in_order(KEYS[6], KEYS[7], at, tonumber(ARGV[10]))
 put_fields(KEYS[8], at, tonumber(ARGV[11]))
 redis.call('HSET', KEYS[2], 'token', ARGV[1], 'seq', ARGV[2], 'at', ARGV[3])

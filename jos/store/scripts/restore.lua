@@ -33,7 +33,7 @@ redis.call('HSET', KEYS[1], 'version', 1, 'record', ARGV[2], 'status', ARGV[3], 
 local _, at = put_in(11, 19, tonumber(ARGV[13]))
 at = append(KEYS[1], 'events', KEYS[4], ARGV[9], at, tonumber(ARGV[14]))
 at = append(KEYS[1], 'progress', KEYS[5], ARGV[10], at, tonumber(ARGV[15]))
-at = put_fields(KEYS[6], at, tonumber(ARGV[16]))
+at = put_inputs(KEYS[1], KEYS[6], at, tonumber(ARGV[16]))
 at = put_in_order(KEYS[7], KEYS[8], at, tonumber(ARGV[17]))
 put_fields(KEYS[9], at, tonumber(ARGV[18]))
 tell(KEYS[3], ARGV[8], ARGV[6], ARGV[7])

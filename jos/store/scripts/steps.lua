@@ -38,6 +38,31 @@ local function put_fields(hash, at, count)
   return at
 end
 
+-- As put_fields for states of inputs, and keeps count of them by status, in `inputs:STATUS` of the job's hash.
+-- A status is a field of its own: within a message the quotes around it are escaped.
+local function put_inputs(job, hash, at, count)
+  local function status_of(state)
+    return state and string.match(state, '"status":"(%a+)"')
+  end
+  local changes = {}
+  for _ = 1, count do
+    local before = status_of(redis.call('HGET', hash, ARGV[at]))
+    local now = status_of(ARGV[at + 1])
+    redis.call('HSET', hash, ARGV[at], ARGV[at + 1])
+    if before ~= now then
+      if before then
+        changes[before] = (changes[before] or 0) - 1
+      end
+      changes[now] = (changes[now] or 0) + 1
+    end
+    at = at + 2
+  end
+  for status, change in pairs(changes) do
+    redis.call('HINCRBY', job, 'inputs:' .. status, change)
+  end
+  return at
+end
+
 -- As put_fields, and keeps in a list which field came when.
 local function put_in_order(hash, arrivals, at, count)
   for _ = 1, count do

@@ -1,0 +1,229 @@
+"""What a controller does beside admission: archives, prunes, tells its numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from controller_lab import House, at_home, now, until
+from fake_launcher import Script
+from valkey_lab import Valkey
+
+from jos.archive import CHUNK, Archived
+from jos.controller.archiver import Archiver
+from jos.controller.controller import Duties
+from jos.controller.metrics import Metrics, serve
+from jos.controller.pruner import Pruner
+from jos.controller.view import View
+from jos.core.commands import Admit, Cancel, Retry
+from jos.core.errors import StorageUnavailable
+from jos.core.model import EventDraft, Job, Status, job_folder
+from jos.storage import open_storage
+from jos.store.changes import CHANGES
+from jos.store.records import Mirror
+
+
+def home(valkey: Valkey) -> Path:
+    return valkey.data_dir.parent
+
+
+@dataclass
+class Shelf:
+    """Stands for jos.archive."""
+
+    house: House
+    saved: list[tuple[str, bool]] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+
+    async def __call__(self, job: Job, *, everything: bool) -> Archived:
+        if job.id in self.broken:
+            raise StorageUnavailable("The disk is full.")
+        self.saved.append((job.id, everything))
+        total, _ = await self.house.store.events(job.id, limit=1)
+        return Archived(total, 0)
+
+    def ended(self) -> list[str]:
+        return [job_id for job_id, everything in self.saved if everything]
+
+
+def archiver(house: House, shelf: Shelf) -> Archiver:
+    return Archiver(house.store, View(house.store), shelf, Metrics())
+
+
+async def ended_job(house: House) -> Job:
+    return await house.say(await house.submit(), Cancel())
+
+
+def test_a_job_is_archived_when_it_has_ended(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        shelf = Shelf(house)
+        house.controller(Duties(archive=shelf))
+        job = await house.reaches(await house.submit(), Status.COMPLETED)
+        await until(lambda: _true(shelf.ended() == [job.id]))
+
+    at_home(home(valkey), test)
+
+
+def test_jobs_that_ended_while_no_controller_ran_are_archived_by_the_next(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        shelf = Shelf(house)
+        first = await ended_job(house)
+        await archiver(house, shelf).step(now())  # no position yet: it looks at all jobs
+        second = await ended_job(house)
+        await archiver(house, shelf).step(now())
+        assert shelf.ended() == [first.id, second.id]
+        await archiver(house, shelf).step(now())
+        assert len(shelf.ended()) == 2
+
+    at_home(home(valkey), test)
+
+
+def test_changes_that_were_trimmed_are_made_good_by_a_look_at_all_jobs(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        shelf = Shelf(house)
+        await ended_job(house)
+        await archiver(house, shelf).step(now())
+        missed = await ended_job(house)
+        await house.store.connection.command("XTRIM", CHANGES, "MAXLEN", 0)
+        await ended_job(house)
+        await archiver(house, shelf).step(now())
+        assert missed.id in shelf.ended()
+
+    at_home(home(valkey), test)
+
+
+def test_a_job_that_cannot_be_archived_is_tried_again_and_holds_up_no_other(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        bad, good = await ended_job(house), await ended_job(house)
+        shelf = Shelf(house, broken={bad.id})
+        loop = archiver(house, shelf)
+        await loop.step(now())
+        assert shelf.ended() == [good.id]
+        shelf.broken.clear()
+        await loop.step(now() + timedelta(minutes=2))
+        assert shelf.ended() == [good.id, bad.id]
+
+    at_home(home(valkey), test)
+
+
+def test_a_job_that_runs_long_is_archived_in_pieces_before_its_events_are_trimmed(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        job = await house.say(await house.submit(), Admit("tok"))
+        shelf, view = Shelf(house), View(house.store)
+        await view.resync(now())
+        loop = Archiver(house.store, view, shelf, Metrics())
+        await loop.step(now())
+        assert shelf.saved == []
+        note = EventDraft(event_type="note", message="", created_at=now())
+        for batch in range(1, CHUNK // 2000 + 1):
+            await house.store.mirror(job.id, Mirror("tok", batch, now(), events=[note] * 2000))
+        await loop.step(now() + timedelta(minutes=1))
+        await loop.step(now() + timedelta(minutes=2))
+        assert shelf.saved == [(job.id, False)]
+
+    at_home(home(valkey), test)
+
+
+def pruner(house: House, **kept: Any) -> Pruner:
+    storage = open_storage(str(house.folder / "storage"))
+    options: dict[str, Any] = {"streams_kept": timedelta(hours=1), "jobs_kept": None, **kept}
+    return Pruner(house.store, storage, Metrics(), **options)
+
+
+def test_streams_go_hours_after_the_archive_but_not_of_a_job_that_was_retried(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        shelf = Shelf(house)
+        gone, retried = await ended_job(house), await ended_job(house)
+        await archiver(house, shelf).step(now())
+        await house.say(retried, Retry())
+        await pruner(house).step(now())
+        assert (await house.store.events(gone.id))[1]
+        await pruner(house).step(now() + timedelta(hours=2))
+        assert not (await house.store.events(gone.id))[1]
+        assert (await house.store.events(retried.id))[1]
+
+    at_home(home(valkey), test)
+
+
+def test_jobs_are_removed_after_the_retention_time_and_only_those(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        storage = open_storage(str(house.folder / "storage"))
+        old, runs = await ended_job(house), await house.submit()
+        for job in (old, runs):
+            storage.write(f"{job_folder(job.org_id, job.id)}job.json", b"{}")
+            storage.write(f"{job_folder(job.org_id, job.id)}outputs/a/x.csv", b"1")
+        await pruner(house).step(now() + timedelta(days=999))
+        assert len(await house.store.get_many([old.id, runs.id])) == 2  # no retention time is set
+        await pruner(house, jobs_kept=timedelta(days=7)).step(now() + timedelta(days=6))
+        assert len(await house.store.get_many([old.id, runs.id])) == 2
+        await pruner(house, jobs_kept=timedelta(days=7)).step(now() + timedelta(days=8))
+        assert list(await house.store.get_many([old.id, runs.id])) == [runs.id]
+        assert not list(storage.list(job_folder(old.org_id, old.id)))
+        assert len(list(storage.list(job_folder(runs.org_id, runs.id)))) == 2
+
+    at_home(home(valkey), test)
+
+
+def test_a_sweep_that_fails_keeps_no_other_from_its_work(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        swept = []
+
+        async def fails(when: object) -> None:
+            raise StorageUnavailable("away")
+
+        async def works(when: object) -> None:
+            swept.append(when)
+
+        await pruner(house, sweeps=[("uploads", fails), ("files", works)]).step(now())
+        assert len(swept) == 1
+
+    at_home(home(valkey), test)
+
+
+def test_numbers_and_health_are_served_over_http(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        house.launcher.scripts = lambda job, number: Script(work=None)
+        controller = house.controller()
+        server = await serve("127.0.0.1", 0, controller.metrics, controller.healthy)
+        port = server.sockets[0].getsockname()[1]
+        await house.reaches(await house.submit(), Status.RUNNING)
+        await house.submit()
+        wanted = (
+            b"jos_controller_leader 1.0",
+            b'jos_queue_depth{queue="default"} 1.0',
+            b'jos_jobs{status="RUNNING"} 1.0',
+            b'jos_drivers{state="running"} 1.0',
+            b'jos_admissions_total{queue="default"} 1.0',
+            b"jos_admission_seconds_count 1.0",
+            b"jos_indexes_granted 1.0",
+            b"jos_cluster_answers 1.0",
+        )
+        await until(lambda: _holds(port, wanted), what=str(wanted))
+        assert b"200 OK" in await _get(port, "/healthz")
+        assert b"404" in await _get(port, "/else")
+        await house.end(controller)
+        assert b"503" in await _get(port, "/healthz")
+        server.close()
+
+    at_home(home(valkey), test, cpu=1)
+
+
+async def _get(port: int, path: str) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def _holds(port: int, wanted: tuple[bytes, ...]) -> bool:
+    answer = await _get(port, "/metrics")
+    return all(line in answer for line in wanted)
+
+
+async def _true(value: object) -> object:
+    return value

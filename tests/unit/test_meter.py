@@ -1,0 +1,65 @@
+"""Tasks per second and how busy the indexes are, from two looks at what drivers show."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from test_lookout import job
+
+from jos.controller.meter import Meter
+from jos.controller.metrics import Metrics
+from jos.core.model import Job
+from jos.store.records import Live
+
+BEGAN = datetime(2026, 4, 14, 10, 5, 0, tzinfo=UTC)
+
+
+def live(seconds: float, done: int, *busy: float, token: str = "tok") -> Live:
+    lines = {str(i): {"state": "running", "seconds": b} for i, b in enumerate(busy)}
+    return Live(token, 1, BEGAN + timedelta(seconds=seconds), {"items_processed": done, "indexes": lines})
+
+
+def meter() -> tuple[Meter, Metrics]:
+    metrics = Metrics()
+    return Meter(None, None, metrics), metrics  # type: ignore[arg-type]
+
+
+def take(one: Meter, seconds: float, reading: Live, what: Job | None = None) -> None:
+    what = what or job()
+    one.take([what], {what.id: reading}, BEGAN + timedelta(seconds=seconds))
+
+
+def value(metrics: Metrics, name: str) -> Any:
+    return metrics.registry.get_sample_value(name)
+
+
+def test_rates_come_from_two_readings_of_one_attempt() -> None:
+    one, metrics = meter()
+    take(one, 0, live(0, 100, 0.0, 0.0))
+    assert value(metrics, "jos_tasks_per_second") == 0
+    take(one, 5, live(5, 600, 5.0, 2.5))
+    assert value(metrics, "jos_tasks_per_second") == 100
+    assert value(metrics, "jos_index_utilisation") == 0.75
+    assert value(metrics, "jos_indexes_granted") == 1
+
+
+def test_a_new_attempt_begins_anew() -> None:
+    one, metrics = meter()
+    take(one, 0, live(0, 1000, 9.0))
+    take(one, 5, live(5, 10, 0.5, token="new"), job("new"))
+    assert value(metrics, "jos_tasks_per_second") == 0
+
+
+def test_a_driver_that_was_not_heard_in_between_adds_nothing() -> None:
+    one, metrics = meter()
+    take(one, 0, live(0, 10, 1.0))
+    take(one, 5, live(0, 10, 1.0))
+    assert value(metrics, "jos_tasks_per_second") == 0
+
+
+def test_what_a_preemption_would_throw_away_is_the_time_since_something_was_committed() -> None:
+    one, _ = meter()
+    for seconds, done in ((0, 5), (10, 7), (20, 7), (30, 7)):
+        take(one, seconds, live(seconds, done))
+    assert one.work_lost(BEGAN + timedelta(seconds=40)) == {"job_1": 30}
