@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check lint types unit contract integration e2e chaos bench clean
+.PHONY: help demo up test check lint types unit contract integration e2e chaos bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ help: ## this list
 
 demo: .venv/.demo ## classify real wrist-sensor recordings, with progress and a score
 	$(BIN)/jos demo
+
+up: .venv/.demo ## the whole service on this machine, until Ctrl-C
+	$(BIN)/jos up
 
 test: .venv/.test ## all tests, short versions of the long ones
 	$(BIN)/python -m pytest -q -n 2 tests/unit

@@ -109,7 +109,7 @@ async def site(folder: Path, ahead: bool) -> AsyncIterator[Site]:
         }  # as Ray is by itself
     async with wired(settings) as parts:
         head = await asyncio.to_thread(ray_head.start, settings.home_dir, environment, 4)
-        launcher = RayJobs(head.dashboard, Drivers(parts.store.connection))
+        launcher = RayJobs(head.dashboard, Drivers(parts.store.connection), settings.storage_url)
         try:
             yield Site(parts, launcher)
         finally:

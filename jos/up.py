@@ -267,13 +267,18 @@ async def drain(settings: Settings, dashboard: str) -> int:
     from jos.wiring import wired
 
     async with wired(settings) as parts:
-        launcher = RayJobs(dashboard, Drivers(parts.store.connection))
+        launcher = RayJobs(dashboard, Drivers(parts.store.connection), parts.storage.url)
         try:
             active = await parts.store.active(datetime.now(UTC))
             at_work = [j for j in active if j.holds_capacity and not j.status.terminal]
             deadline = time.monotonic() + DRAIN_SECONDS
             stopped: set[str] = set()
-            while live := [n for n, d in (await launcher.seen()).items() if d.state != "ended"]:
+            ours = {launcher.name_of(j) for j in at_work}  # others may share the cluster
+
+            def drives(name: str) -> bool:
+                return name.startswith(WARM) or name in ours
+
+            while live := [n for n, d in (await launcher.seen()).items() if d.state != "ended" and drives(n)]:
                 for name in sorted(set(live) - stopped, key=lambda n: n.startswith(WARM)):
                     await launcher.stop(name)
                     stopped.add(name)

@@ -39,9 +39,8 @@ async def run_controller(settings: Settings) -> None:
             suggestion="Set JOS_RAY_DASHBOARD to the http address of its dashboard, or use `jos up`.",
         )
     async with wired(settings) as parts:
-        launcher = RayJobs(
-            settings.ray_dashboard, Drivers(parts.store.connection), passed_environment(settings.pass_env)
-        )
+        drivers, passed = Drivers(parts.store.connection), passed_environment(settings.pass_env)
+        launcher = RayJobs(settings.ray_dashboard, drivers, parts.storage.url, passed)
         try:
             await _run(parts, launcher, config)
         finally:

@@ -8,6 +8,7 @@ May import: httpx2, jos.core, jos.store. Tests: tests/contract/test_launcher.py,
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -43,8 +44,12 @@ class RayJobs:
     """A Launcher. `pass_env`: variables for drivers on a cluster whose own environment does not hold JOS's settings;
     they can be seen in the Ray dashboard."""
 
-    def __init__(self, dashboard: str, drivers: Drivers, pass_env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, dashboard: str, drivers: Drivers, storage_url: str, pass_env: Mapping[str, str] | None = None
+    ) -> None:
         self.drivers = drivers
+        # several installations of JOS may share a cluster; what lies in one storage root is one installation
+        self.warm_prefix = f"{WARM}{hashlib.sha256(storage_url.encode()).hexdigest()[:8]}-"
         self.environment = dict(pass_env or {})
         self.client = httpx2.AsyncClient(base_url=dashboard.rstrip("/"), timeout=TIMEOUT, headers=_authorization())
         self.tidying: asyncio.Task[None] | None = None
@@ -76,9 +81,12 @@ class RayJobs:
 
     async def seen(self) -> dict[str, DriverSeen]:
         answer = self._check(await self._ask("GET", "/api/jobs/"), "list jobs")
-        jobs = [j for j in answer.json() if (j.get("submission_id") or "").startswith(PREFIX)]
+        jobs = [j for j in answer.json() if self._ours(j.get("submission_id") or "")]
         self._tidy(jobs)
         return {j["submission_id"]: _seen(j) for j in jobs}
+
+    def _ours(self, name: str) -> bool:
+        return name.startswith(self.warm_prefix) if name.startswith(WARM) else name.startswith(PREFIX)
 
     async def nodes(self) -> tuple[Node, ...] | None:
         query = "detail=true&limit=10000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
@@ -99,7 +107,7 @@ class RayJobs:
                 log.warning("a warm driver did not come up; stopped", driver=name)
                 await self.stop(name)
         for _ in range(min(count - len(set(idle) & live) - len(starting), MOST_STARTS)):
-            name = WARM + new_id("drv").removeprefix("drv_")
+            name = self.warm_prefix + new_id("drv").removeprefix("drv_")
             await self._submit(name, f"warm --name {name}", {"warm": "true"})
         await self._shrink(len(idle) - count)
 

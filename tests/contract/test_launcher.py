@@ -36,7 +36,7 @@ class Site:
         async def work() -> T:
             settings = self.lab.settings
             async with await Store.open(settings.redis_url, settings.redis_dir) as store:
-                launcher = RayJobs(self.head.dashboard, Drivers(store.connection))
+                launcher = RayJobs(self.head.dashboard, Drivers(store.connection), settings.storage_url)
                 try:
                     return await what(launcher)
                 finally:
