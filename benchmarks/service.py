@@ -106,7 +106,9 @@ def service(folder: Path, warm: int) -> Iterator[User]:
             if time.monotonic() > deadline or process.poll() is not None:
                 raise RuntimeError(f"`jos up` did not start:\n{(folder / 'up.log').read_text()[-3000:]}")
             time.sleep(0.2)
-        made = subprocess.run([JOS, "keys", "create", "--here", "--json"], env=environment, capture_output=True, check=True)
+        made = subprocess.run(
+            [JOS, "keys", "create", "--here", "--json"], env=environment, capture_output=True, check=True
+        )
         with httpx2.Client(base_url=url, timeout=60) as http:
             http.headers["Authorization"] = f"Bearer {json.loads(made.stdout)['key']}"
             yield User(http)

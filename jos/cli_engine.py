@@ -55,7 +55,7 @@ def job_json(job: Job) -> dict[str, Any]:
 
 
 def service_drives(engine: Engine) -> bool:
-    """Whether a `jos up` drives the jobs of this store: a driver of ours beside it would only lose to it."""
+    """Whether a `jos up` drives the jobs of this store that wait in a queue: a driver of ours would only lose to it."""
     server = profiles.running(engine.settings)
     return server is not None and server.get("redis_url") == engine.settings.redis_url
 
@@ -128,7 +128,7 @@ def _drive(
     engine: Engine, job_id: str, as_json: bool, detach: bool, *, take_over: bool = False, after: int = 0
 ) -> None:
     """Starts a driver and watches it to the job's end."""
-    if service_drives(engine):
+    if engine.get(job_id).queue and service_drives(engine):
         _watch_service(engine, job_id, as_json, detach, after)
         return
     driver = engine.start(job_id, take_over=take_over)

@@ -229,8 +229,9 @@ def recover(
         from jos.recovery import recover as put_back
         from jos.store.keys import ApiKeys
         from jos.store.pipelines import Pipelines
-        from jos.wiring import wired
+        from jos.wiring import open_queues, wired
 
+        queues = open_queues(Settings())
         async with wired(Settings()) as parts:
             return await put_back(
                 parts.store,
@@ -238,6 +239,7 @@ def recover(
                 files=Files(parts.store, parts.storage),
                 keys=ApiKeys(parts.store.connection),
                 pipelines=Pipelines(parts.store.connection),
+                queue_of=lambda spec: queues.queue_of(spec.pipeline.pipeline_key, spec.pipeline.queue),
                 dry_run=dry_run,
                 report=lambda line: err.print(line, markup=False, highlight=False),
             )
@@ -253,6 +255,9 @@ def recover(
                 f"{found.there} jobs were there",
                 highlight=False,
             )
+        if not as_json:
+            for note in found.notes:
+                err.print(f"note: {note}", markup=False, highlight=False)
         if found.problems:
             for problem in found.problems:
                 err.print(f"problem: {problem}", markup=False, highlight=False)

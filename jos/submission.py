@@ -84,9 +84,9 @@ def resolved(
 async def submit(
     request: JobRequest, store: Store, storage: Storage, registry: Registry, org_id: str, job_id: str | None = None
 ) -> Job:
-    """Creates the job, PENDING. `job.json` is written first: a record without it could never run, while the
-    other way round only a file is left behind."""
-    return await enter(await asyncio.to_thread(specify, request, registry, org_id, job_id), store, storage)
+    """Creates a job, PENDING, for a driver that admits itself. `job.json` is written first: a record without it could
+    never run, while the other way round only a file is left behind."""
+    return await enter(await asyncio.to_thread(specify, request, registry, org_id, job_id), store, storage, queue="")
 
 
 async def enter(spec: JobSpec, store: Store, storage: Storage, queue: str | None = None) -> Job:

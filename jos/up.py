@@ -270,10 +270,11 @@ async def drain(settings: Settings, dashboard: str) -> int:
         launcher = RayJobs(dashboard, Drivers(parts.store.connection), parts.storage.url)
         try:
             active = await parts.store.active(datetime.now(UTC))
-            at_work = [j for j in active if j.holds_capacity and not j.status.terminal]
+            holding = [j for j in active if j.holds_capacity]
+            at_work = [j for j in holding if not j.status.terminal]
             deadline = time.monotonic() + DRAIN_SECONDS
             stopped: set[str] = set()
-            ours = {launcher.name_of(j) for j in at_work}  # others may share the cluster
+            ours = {launcher.name_of(j) for j in holding}  # others may share the cluster
 
             def drives(name: str) -> bool:
                 return name.startswith(WARM) or name in ours

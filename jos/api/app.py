@@ -98,7 +98,7 @@ async def _service(parts: Wired, metrics: Metrics) -> Service:
         files=kept,
         links=await Links.open(store.connection, storage),
         queues=open_queues(settings),
-        catalogue=Catalogue(parts.registry, Pipelines(store.connection), settings.org),
+        catalogue=Catalogue(parts.registry, Pipelines(store.connection), storage, settings.org),
         hub=Hub(store, storage, metrics),
         remembered=Remembered(store, storage),
         removals=Removals(store, storage, kept),

@@ -17,7 +17,9 @@ from jos.core.ids import derived_id
 from jos.core.model import Pipeline, PipelineStatus
 from jos.core.schema import did_you_mean
 from jos.core.template import check_template
+from jos.recovery import drop_pipeline, save_pipeline
 from jos.registry import Registry, component_id, pipeline_id
+from jos.storage.base import Storage
 from jos.store.pipelines import PipelineRecord, Pipelines
 
 FRESH = 1.0  # seconds
@@ -42,8 +44,8 @@ class Entry:
 
 
 class Catalogue:
-    def __init__(self, registry: Registry, pipelines: Pipelines, operator: str) -> None:
-        self._registry, self._pipelines, self._operator = registry, pipelines, operator
+    def __init__(self, registry: Registry, pipelines: Pipelines, storage: Storage, operator: str) -> None:
+        self._registry, self._pipelines, self._storage, self._operator = registry, pipelines, storage, operator
         self._entries: list[Entry] = []
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
@@ -116,6 +118,7 @@ class Catalogue:
         record = PipelineRecord(pipeline=pipeline, org_id=owner, created_at=created, updated_at=now)
         if not await self._pipelines.put(record, replace=bool(same)):
             raise Conflict(f"{_recorded(record).name} was created by somebody else just now.")
+        await save_pipeline(self._storage, record)  # so that it outlives Redis
         self._forget()
         return _recorded(record)
 
@@ -147,11 +150,13 @@ class Catalogue:
             raise Conflict(f"{entry.name} is {before}: it cannot become {status}.")
         self._forget()
         if status is PipelineStatus.DELETED and before is PipelineStatus.DRAFT:
+            await drop_pipeline(self._storage, record.org_id, *_names(entry))
             await self._pipelines.delete(record.org_id, *_names(entry))
             return entry
         pipeline = record.pipeline.model_copy(update={"status": status})
         changed = record.model_copy(update={"pipeline": pipeline, "updated_at": now})
         await self._pipelines.put(changed)
+        await save_pipeline(self._storage, changed)
         return _recorded(changed)
 
     def _own(self, entry: Entry, org_id: str) -> PipelineRecord:

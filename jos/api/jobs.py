@@ -86,7 +86,9 @@ async def cancel_job(_caller: User, job: TheirJob, parts: Parts) -> Response:
 @router.post("/{job_id}/retry", response_model=wire.Retried, responses=documented(404, 409), summary="Retry a job")
 async def retry_job(_caller: User, job: TheirJob, parts: Parts) -> Response:
     """A FAILED or CANCELLED job goes on from what was committed; inputs that failed are tried again."""
-    changed = await parts.store.transact(job.id, Retry(), datetime.now(UTC))
+    # one of `jos run` has no queue: the service takes it over
+    queue = None if job.queue else parts.queues.queue_of(job.pipeline_key, "default")
+    changed = await parts.store.transact(job.id, Retry(queue), datetime.now(UTC))
     return said(wire.Retried(id=job.id, status="PENDING", retry_count=changed.retry_count))
 
 

@@ -17,6 +17,7 @@ from jos.api.context import Caller, Parts, Service
 from jos.api.errors import documented
 from jos.api.shapes import Limit, Offset, said
 from jos.core.errors import Forbidden, NotFound
+from jos.recovery import drop_key, save_key
 from jos.store.keys import ApiKey
 
 router = APIRouter(prefix="/keys", tags=["keys"])
@@ -31,6 +32,7 @@ async def create_key(body: wire.KeyCreate, caller: Admin, parts: Parts) -> Respo
     """The answer holds the key itself, in `key`: it is not kept and cannot be shown again."""
     org_id = _org(parts, caller, body.org_id)
     made, secret = await parts.keys.create(org_id, body.role, body.name, datetime.now(UTC))
+    await save_key(parts.storage, made)  # so that it outlives Redis
     return said(_shown(made, secret), 201)
 
 
@@ -48,6 +50,7 @@ async def revoke_key(key_id: str, caller: Admin, parts: Parts) -> Response:
     key = await parts.keys.get(key_id)
     if key is None or (key.org_id != caller.org_id and not _operates(parts, caller)):
         raise NotFound(f"There is no key {key_id}.")
+    await drop_key(parts.storage, key.id)
     await parts.keys.revoke(key.id)
     return said(wire.Deleted(id=key.id, deleted=True))
 

@@ -5,6 +5,7 @@ May import: uvicorn, structlog, jos.api. Tests: tests/integration/test_api_strea
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from typing import Any, TextIO
@@ -53,6 +54,9 @@ def serve(settings: Settings | None = None) -> None:
     """Runs until SIGTERM or SIGINT. Raises the errors of what cannot be opened."""
     log_to(sys.stderr)
     settings = settings or Settings()
+    # uvicorn raises the signal again when it has ended in good order: for JOS that is an end like any other
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
     server(create_app(settings), settings.api_host, settings.api_port).run()
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from jos import archive
 from jos.controller.archiver import over
 from jos.controller.loops import complain
 from jos.controller.metrics import Metrics
@@ -57,7 +58,9 @@ class Pruner:
             for name in names:
                 job = jobs.get(name)
                 if job is not None and over(job):  # a job that was retried is archived again at its next end
-                    await self._store.drop_streams(name)
+                    end = await asyncio.to_thread(archive.end_of, self._storage, job.org_id, name)
+                    if end is not None:
+                        await self._store.drop_streams(name, end.events, end.progress)
                 await self._chores.forget_archived(name)
 
     async def _jobs(self, now: datetime) -> None:

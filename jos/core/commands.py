@@ -110,6 +110,8 @@ class DriverGone:
 class Retry:
     """A user wants another go; committed work stays."""
 
+    queue: str | None = None  # where it waits from now on; None: where it did
+
 
 @dataclass(frozen=True)
 class Expire:

@@ -47,21 +47,29 @@ class BadRequest(JosError):
 
 
 class Unauthorized(JosError):
+    """No key, or none that is known."""
+
     code, http_status = "unauthorized", 401
 
 
 class Forbidden(JosError):
+    """The key is good, but its role or organisation may not do this."""
+
     code, http_status = "forbidden", 403
 
 
 class TooLarge(JosError):
+    """A body or file over its limit."""
+
     code, http_status = "too_large", 413
 
 
 class TooManyRequests(JosError):
+    """The caller asks faster than it may; it may go on after `retry_after` seconds."""
+
     code, http_status, retryable = "too_many_requests", 429, True
 
-    def __init__(self, message: str, retry_after: float, *, suggestion: str | None = None) -> None:
+    def __init__(self, message: str, retry_after: float = 1.0, *, suggestion: str | None = None) -> None:
         super().__init__(message, suggestion=suggestion)
         self.retry_after = retry_after  # seconds
 

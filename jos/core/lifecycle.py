@@ -86,7 +86,7 @@ Rule = Callable[[Job, Any, datetime], Transition]
 
 def new_job(spec: JobSpec, now: datetime, queue: str | None = None) -> Transition:
     """The record of a job that was just asked for (or is being rebuilt from its `job.json`). `queue`: where the
-    routes send it; default: the pipeline's own."""
+    routes send it; default: the pipeline's own; "": no controller is to admit it, a driver admits itself."""
     job = Job(
         id=spec.id,
         org_id=spec.org_id,
@@ -96,7 +96,7 @@ def new_job(spec: JobSpec, now: datetime, queue: str | None = None) -> Transitio
         pipeline_version=spec.pipeline.pipeline_version,
         parameters=spec.parameters,
         priority=spec.priority,
-        queue=queue or spec.pipeline.queue,
+        queue=spec.pipeline.queue if queue is None else queue,
         resources=spec.pipeline.resources,
         parallelism=spec.parallelism,
         tracked_inputs=sum(source.tracked for source in spec.inputs),
@@ -378,6 +378,7 @@ def _retry(job: Job, command: Retry, now: datetime) -> Transition:
         Status.PENDING,
         Reason.WAITING_FOR_DRIVER if job.holds_capacity else Reason.WAITING_FOR_CAPACITY,
         queued_at=now,
+        queue=job.queue if command.queue is None else command.queue,
         retry_count=job.retry_count + 1,
         automatic_retries=0,
         not_before=None,

@@ -253,7 +253,7 @@ class Job(Model):
     pipeline_version: str
     parameters: dict[str, Json]
     priority: int = 0
-    queue: str = "default"  # where it waits for capacity; set at creation from the pipeline and the routes
+    queue: str = "default"  # where it waits for capacity; set at creation; "": a driver admits itself (`jos run`)
     resources: Resources = Resources()  # what one index holds; a copy of the pipeline's
     parallelism: int = 1  # the most indexes it can use
     tracked_inputs: int = 0  # how many inputs are counted in progress; set at creation

@@ -44,7 +44,9 @@ def started(tmp_path: Path, ray_jobs: Head) -> Iterator[Started]:
 
 def jos(service: Service, *arguments: str) -> Any:
     """An operator's command on the service's own machine."""
-    done = subprocess.run([str(BIN / "jos"), *arguments, "--json"], capture_output=True, env=service.environment, check=False)
+    done = subprocess.run(
+        [str(BIN / "jos"), *arguments, "--json"], capture_output=True, env=service.environment, check=False
+    )
     assert done.returncode == 0, f"{done.stdout.decode()}\n{done.stderr.decode()}"
     return json.loads(done.stdout)
 

@@ -66,5 +66,5 @@ def test_a_violation_reads_as_path_and_message() -> None:
 
 def test_only_what_may_pass_by_itself_is_retryable() -> None:
     retryable = {kind.__name__ for kind in ALL if kind.retryable}
-    assert retryable == {"StoreUnavailable", "StorageUnavailable", "ComputeFailed"}
+    assert retryable == {"StoreUnavailable", "StorageUnavailable", "ComputeFailed", "TooManyRequests"}
     assert StorageUnavailable("Down.").retryable
