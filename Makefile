@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo up test check lint types unit contract integration e2e chaos bench clean
+.PHONY: help demo up test check lint types unit contract integration e2e chaos fuzz bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,8 +49,11 @@ unit: .venv/.test
 contract integration e2e: .venv/.test
 	$(BIN)/python -m pytest -q tests/$@
 
-chaos: .venv/.test ## ten kills at random moments; the seed is printed
-	JOS_CHAOS_KILLS=10 $(BIN)/python -m pytest -q -s tests/chaos
+chaos: .venv/.test ## everything killed in random order for 15 minutes, under load; seeds are printed
+	JOS_CHAOS_KILLS=10 JOS_CHAOS_SECONDS=900 JOS_CHAOS_JOBS=20 $(BIN)/python -m pytest -q -s --timeout 3000 tests/chaos
+
+fuzz: .venv/.test ## ten minutes of schemathesis over the whole OpenAPI
+	$(BIN)/python tests/fuzz/run.py --seconds 600
 
 bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from jos import archive
+from jos import archive, removal
 from jos.core import lifecycle, rebuild, standing
 from jos.core.errors import JosError, NotFound, StorageUnavailable, StoreUnavailable
 from jos.core.model import InputStatus, Job, JobSpec, ProgressDraft, job_folder
@@ -153,6 +153,9 @@ class _Recovery:
                 continue
             if not self.dry_run:
                 await keys.put(key)
+                if await asyncio.to_thread(self.storage.stat, f"{KEYS}{key.id}.json") is None:  # revoked meanwhile
+                    await keys.revoke(key.id)
+                    continue
             self.found.keys += 1
             self.report(f"key {key.id}: {key.role} of {key.org_id}")
 
@@ -219,8 +222,10 @@ class _Recovery:
             await self._leave(job_folder(org_id, job_id))
             return
         spec, replay = await asyncio.to_thread(self._read, org_id, job_id)
+        if await removal.marked(self.store.connection, org_id, job_id) or spec.created_at > self.now:
+            return  # it is being deleted or created at this moment
         end = await asyncio.to_thread(archive.end_of, self.storage, org_id, job_id)
-        queue = self.queue_of(spec) if self.queue_of else None
+        queue = self.queue_of(spec) if self.queue_of and spec.queue != "" else None
         job = rebuild.rebuilt(spec, replay, end.job if end else None, self.now, queue)
         if self.dry_run or await self._write(job, spec, replay, end):
             self.found.jobs += 1

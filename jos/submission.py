@@ -91,11 +91,12 @@ async def submit(
 
 async def enter(spec: JobSpec, store: Store, storage: Storage, queue: str | None = None) -> Job:
     """Writes a resolved request down, to wait in `queue` (default: the pipeline's own)."""
+    spec = spec.model_copy(update={"queue": queue})
     key = f"{job_folder(spec.org_id, spec.id)}job.json"
     if not await asyncio.to_thread(storage.create, key, spec.model_dump_json(indent=1, by_alias=True).encode()):
         # an id of the caller's own, whose record was lost or is being made: what is there is what will run
         spec = JobSpec.model_validate_json(await asyncio.to_thread(storage.read, key))
-    made = lifecycle.new_job(spec, datetime.now(UTC), queue)
+    made = lifecycle.new_job(spec, datetime.now(UTC))
     return await store.create(made.job, list(made.events))
 
 

@@ -6,10 +6,26 @@ Extra fields of a newer server are kept by the client and never refused. Times a
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
 
 from jos.core.model import ComponentParameters, InputRef, InputStatus, Json, Level, PipelineStatus, Status, utc
 
@@ -100,17 +116,81 @@ class JobList(Wire):
     jobs: list[Job]
 
 
-class JobCreate(BaseModel):
-    """The body of POST /batch/jobs. Unlike an answer, it takes no field it does not know."""
+_MOST_NAMES = 100  # ports or components of one request
+_MOST_WRONG = 1000  # errors of one list; a body can hold millions of wrong things, and each error is large
+_LOOKS_LIKE = 0.8
 
-    model_config = ConfigDict(extra="forbid")
+
+def _given(value: Any) -> Any:
+    """null is as good as left out."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping) and len(value) > _MOST_NAMES:
+        raise ValueError(f"has {len(value)} names; {_MOST_NAMES} are the most")
+    return value
+
+
+def _ref(value: Any) -> Any:
+    """What other services' clients say of an input besides is passed over."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: value[name] for name in InputRef.model_fields if value.get(name) is not None}
+
+
+def _parameters(value: Any) -> Any:
+    """A setting that stands beside `config` and not in it is a mistake, so it stays to be told."""
+    if not isinstance(value, Mapping):
+        return value
+    known = ComponentParameters.model_fields
+    others = [name for name in value if name not in known][:_MOST_WRONG]
+    return {name: value[name] for name in [*known, *others] if value.get(name) is not None}
+
+
+Ref = Annotated[InputRef, BeforeValidator(_ref)]
+_REFS: TypeAdapter[list[InputRef]] = TypeAdapter(Annotated[list[Ref], FailFast()])
+
+
+def _refs(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """All that is wrong from the first mistake on, as far as a person would read it."""
+    try:
+        return _REFS.validate_python([] if value is None else value)
+    except ValidationError as error:
+        at = next(iter(error.errors(include_url=False)[0]["loc"]), 0)
+        return validate(value[: int(at) + _MOST_WRONG] if isinstance(value, list) else value)
+
+
+class JobCreate(BaseModel):
+    """The body of POST /batch/jobs. Fields that it does not know are passed over, as clients of other services may
+    send some; not so one that looks like a misspelt field that is missing."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"additionalProperties": True})
     name: str = Field(min_length=1, max_length=255)
     pipeline_type: Literal["batch", "training"]
-    pipeline_key: str
-    pipeline_version: str | None = None
-    inputs: dict[str, list[InputRef]] = {}
-    parameters: dict[str, ComponentParameters] = {}
+    pipeline_key: str = Field(max_length=255)
+    pipeline_version: str | None = Field(default=None, max_length=64)
+    inputs: Annotated[
+        dict[str, Annotated[list[Ref], WrapValidator(_refs)]],
+        BeforeValidator(_given),
+    ] = {}
+    parameters: Annotated[
+        dict[str, Annotated[ComponentParameters, BeforeValidator(_parameters)]],
+        BeforeValidator(_given),
+    ] = {}
     priority: int | None = Field(default=None, ge=-1_000_000, le=1_000_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        missing = [name for name in cls.model_fields if name not in value]
+        others = [name for name in value if name not in cls.model_fields][:_MOST_WRONG]
+        misspelt = [
+            name
+            for name in others
+            if len(name) < 64 and difflib.get_close_matches(name.lower(), missing, 1, _LOOKS_LIKE)
+        ]
+        return {name: value[name] for name in [*cls.model_fields, *misspelt] if name in value}
 
 
 class Cancelled(Wire):
@@ -394,7 +474,7 @@ class Upload(Wire):
 
 
 class PartNumbers(BaseModel):
-    part_numbers: list[int]
+    part_numbers: list[int] = Field(max_length=10_000)
 
 
 class UploadParts(Wire):
@@ -407,7 +487,7 @@ class PartToken(BaseModel):
 
 
 class PartTokens(BaseModel):
-    parts: list[PartToken] = []
+    parts: list[PartToken] = Field(default=[], max_length=10_000)
 
 
 class NumCheckpointed(Wire):

@@ -35,9 +35,9 @@ from jos.api.hub import Hub
 from jos.api.limits import Buckets, Limits
 from jos.api.metrics import Metrics
 from jos.api.remembered import Remembered
-from jos.api.removal import Removals
 from jos.files.service import Files
 from jos.links import Links
+from jos.removal import Removals
 from jos.settings import Settings
 from jos.store.keys import ApiKeys
 from jos.store.pipelines import Pipelines
@@ -60,6 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
+        strict_content_type=False,  # no cookies, so nothing can be forged; some clients send JSON without a word
     )
     app.state.settings, app.state.metrics = settings or Settings(), metrics
     for base in BASES:

@@ -28,10 +28,17 @@ async def caller(
     request: Request, parts: Parts, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
     """Raises Unauthorized without a valid key, and TooManyRequests."""
-    if credentials is None:
+    return await known(request, parts, credentials.credentials if credentials else None)
+
+
+async def known(request: Request, parts: Service, secret: str | None) -> Caller:
+    """Once for each request: jos.api.bodies asks before it reads a body, so that strangers' bodies are not read."""
+    if (before := request.scope.get("jos.caller")) is not None:
+        asked: Caller = before
+        return asked
+    if secret is None:
         parts.rates.take(_stranger(request))
         raise Unauthorized("This call needs an API key.", suggestion="Send it as `Authorization: Bearer sk_…`.")
-    secret = credentials.credentials
     key = await parts.keys.find(secret) if len(secret) <= _LONGEST else None
     if key is None:
         parts.rates.take(_stranger(request))

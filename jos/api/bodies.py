@@ -1,6 +1,6 @@
 """How a JSON body is read: quickly, and refusing what could not be written down again.
 
-May import: fastapi, orjson. Tests: tests/integration/test_api_errors.py.
+May import: fastapi, orjson, jos.api.auth. Tests: tests/integration/test_api_errors.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from jos.api import auth
+from jos.api.context import service
+
 DEEPEST = 64  # levels of lists and objects; a configuration has a handful
 
 
@@ -26,12 +29,14 @@ class _JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """For routes whose bodies hold JSON of the client's own making."""
+    """For routes that take JSON; all of them need a key."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def handled(request: Request) -> Response:
+            kind, _, secret = request.headers.get("authorization", "").partition(" ")
+            await auth.known(request, service(request), secret.strip() or None if kind.lower() == "bearer" else None)
             return await handle(_JsonRequest(request.scope, request.receive))
 
         return handled

@@ -14,7 +14,7 @@ from time import monotonic
 from jos import wire
 from jos.core.errors import ConfigInvalid, Conflict, Forbidden, NotFound
 from jos.core.ids import derived_id
-from jos.core.model import Pipeline, PipelineStatus
+from jos.core.model import Json, Pipeline, PipelineStatus
 from jos.core.schema import did_you_mean
 from jos.core.template import check_template
 from jos.recovery import drop_pipeline, save_pipeline
@@ -138,6 +138,13 @@ class Catalogue:
                 f'"{pipeline.worker}" with this image and command is none of them.',
                 suggestion="Copy them from a pipeline of the registry, or ask the operator.",
             )
+        known = [schema for one in offered for schema in _schemas(one)]
+        if any(_refers(schema) for schema in _schemas(pipeline) if schema not in known):
+            # references to references make a schema of a few lines that takes for ever to check
+            raise Forbidden(
+                "A schema with $ref or $dynamicRef must be one of the pipeline that the worker is taken from.",
+                suggestion="Write it out, or copy the whole schema.",
+            )
 
     async def move(self, entry: Entry, org_id: str, status: PipelineStatus, now: datetime) -> Entry:
         """Publishes, deactivates or deletes. A version that was published once stays taken when it is deleted, so
@@ -178,6 +185,19 @@ _BEFORE = {
     PipelineStatus.DEACTIVATED: (PipelineStatus.PUBLISHED,),
     PipelineStatus.DELETED: (PipelineStatus.DRAFT, PipelineStatus.PUBLISHED, PipelineStatus.DEACTIVATED),
 }
+
+
+def _schemas(pipeline: Pipeline) -> list[Json]:
+    return [*pipeline.config_schema.values(), *pipeline.user_config_schema.values()]
+
+
+def _refers(schema: object) -> bool:
+    match schema:
+        case dict():
+            return any(name in schema for name in ("$ref", "$dynamicRef")) or any(map(_refers, schema.values()))
+        case list():
+            return any(map(_refers, schema))
+    return False
 
 
 def _chosen(entries: list[Entry], key: str, version: str | None) -> Entry | None:

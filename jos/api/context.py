@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
+from jos.core.errors import BadRequest
 from jos.settings import Settings
 from jos.storage.base import Storage
 from jos.store.connection import Connection
@@ -23,10 +24,10 @@ if TYPE_CHECKING:  # these rooms know the Service themselves
     from jos.api.limits import Buckets
     from jos.api.metrics import Metrics
     from jos.api.remembered import Remembered
-    from jos.api.removal import Removals
     from jos.core.queues import QueueConfig
     from jos.files.service import Files
     from jos.links import Links
+    from jos.removal import Removals
 
 
 @dataclass
@@ -67,7 +68,10 @@ def service(request: Request) -> Service:
 def base_url(connection: HTTPConnection) -> str:
     """Where clients reach this API, without a slash at the end; what links in answers begin with."""
     settings: Settings = connection.app.state.settings
-    return (settings.public_url or str(connection.base_url)).rstrip("/")
+    try:
+        return (settings.public_url or str(connection.base_url)).rstrip("/")
+    except ValueError:
+        raise BadRequest("The Host header is no host.") from None
 
 
 Parts = Annotated[Service, Depends(service)]

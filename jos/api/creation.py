@@ -26,6 +26,8 @@ _NAMED = 100  # unknown files named in one message
 
 
 async def create(parts: Service, caller: Caller, body: wire.JobCreate, idempotency_key: str | None) -> Job:
+    if idempotency_key is not None and (made := await _made_before(parts, caller.org_id, idempotency_key, body)):
+        return made
     _check_priority(parts, caller, body.priority)
     pipeline = await parts.catalogue.runnable(caller.org_id, body.pipeline_key, body.pipeline_version)
     request = JobRequest.model_construct(**vars(body))  # every part of it is validated already
@@ -62,12 +64,31 @@ async def _mark(parts: Service, org_id: str, uids: list[str], job_id: str) -> No
         raise BadRequest(error.message) from error
 
 
-async def _claim(parts: Service, org_id: str, key: str, body: wire.JobCreate, job_id: str) -> tuple[str, bool]:
-    """(the id that goes with this key, whether it is ours). Raises Conflict for another body."""
-    digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-    there, known = await idempotency.claim(parts.connection, org_id, key, digest, job_id)
+async def _made_before(parts: Service, org_id: str, key: str, body: wire.JobCreate) -> Job | None:
+    """The job of the same request: it stays the answer, whatever became of its files and pipeline since."""
+    found = await idempotency.known(parts.connection, org_id, key)
+    if found is None:
+        return None
+    _check_same(found[1], _digest(body))
+    with contextlib.suppress(NotFound):
+        return await parts.store.get(found[0])
+    return None
+
+
+def _digest(body: wire.JobCreate) -> str:
+    return hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+
+
+def _check_same(known: str, digest: str) -> None:
     if known != digest:
         raise Conflict("This Idempotency-Key was used for another request.", suggestion="Take a fresh key.")
+
+
+async def _claim(parts: Service, org_id: str, key: str, body: wire.JobCreate, job_id: str) -> tuple[str, bool]:
+    """(the id that goes with this key, whether it is ours). Raises Conflict for another body."""
+    digest = _digest(body)
+    there, known = await idempotency.claim(parts.connection, org_id, key, digest, job_id)
+    _check_same(known, digest)
     return there, there == job_id
 
 
@@ -89,7 +110,9 @@ async def _inputs(
     unknown = [name for name in names if name not in files]
     unknown += [name for name, found in checkpoints.items() if found is None]
     if unknown:
-        shown = ", ".join(unknown[:_NAMED]) + (f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else "")
+        shown = ", ".join(name[:300] for name in unknown[:_NAMED]) + (
+            f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        )
         raise BadRequest(
             f"{len(unknown)} of {len(names) + len(checkpoints)} inputs do not exist: {shown}.",
             suggestion="Upload the files first; a checkpoint is one that GET …/checkpoints of a training job shows.",

@@ -39,6 +39,7 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = {**scope, "path": _tidied(scope["path"])}
         request_id = _request_id(scope)
         policy = _DOCS if scope["path"] == "/docs" else _NOTHING
         status, streams, began = 0, False, perf_counter()
@@ -87,6 +88,13 @@ class Frame:
             key=caller.key_id if caller else None,
             org=caller.org_id if caller else None,
         )
+
+
+def _tidied(path: str) -> str:
+    """A base URL with a slash at its end makes two of them; some clients end every path with one."""
+    if "//" not in path and not path.endswith("/"):
+        return path
+    return "/" + "/".join(part for part in path.split("/") if part)
 
 
 def _template(scope: Scope) -> str:

@@ -12,13 +12,14 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import structlog
 
 from jos import archive
 from jos.api import shapes
 from jos.api.metrics import Metrics
-from jos.core.errors import JosError, NotFound
+from jos.core.errors import JosError, NotFound, TooManyRequests
 from jos.core.model import Event, Job, Progress
 from jos.storage.base import Storage
 from jos.store.redis import Store
@@ -30,6 +31,9 @@ RING = 2000  # entries
 _RING_BYTES = 4 << 20
 _GATHER = 0.00025  # seconds for each listener that new entries gather before they are told: with many, fewer and
 _GATHER_MOST = 0.25  # larger pieces, so that telling a thousand of them does not keep the API from answering
+_PIECE = 256 << 10  # bytes given to one listener at once, which a slow one keeps in memory
+MOST_FEEDS = 2000  # jobs listened to in one process; each holds a connection to the store
+MOST_OF_ORG = 500
 _LOOK_MS = 1000  # how long one read of the store waits; also how soon the end of a job is seen
 
 
@@ -74,7 +78,8 @@ def encoded(entry: Event | Progress) -> Encoded:
 class Feed:
     """What is new of one job, for as long as anybody listens."""
 
-    def __init__(self, start: Cursor) -> None:
+    def __init__(self, start: Cursor, org_id: str = "") -> None:
+        self.org_id = org_id
         self.first = start  # everything after it that is still in the ring, is
         self.last = start
         self.ring: deque[Encoded] = deque()
@@ -114,9 +119,15 @@ class Feed:
         self.beats += 1
         self.wake()
 
-    def after(self, place: int) -> list[Encoded]:
-        skipped = max(place - self.base, 0)
-        return [self.ring[at] for at in range(skipped, len(self.ring))]
+    def after(self, place: int) -> tuple[list[Encoded], int]:
+        """The next entries, as many as make one piece; and the place behind them."""
+        found, size, skipped = list[Encoded](), 0, max(place - self.base, 0)
+        for entry in islice(self.ring, skipped, None):
+            if found and size + len(entry.body) > _PIECE:
+                break
+            found.append(entry)
+            size += len(entry.body)
+        return found, self.base + skipped + len(found)
 
 
 class Hub:
@@ -137,6 +148,14 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def check_room(self, job: Job) -> None:
+        """Raises TooManyRequests before the one too many would take the store's connections from everybody."""
+        if job.id in self._feeds:
+            return
+        of_org = sum(feed.org_id == job.org_id for feed in self._feeds.values())
+        if len(self._feeds) >= MOST_FEEDS or of_org >= MOST_OF_ORG:
+            raise TooManyRequests("Too many jobs are listened to at once.", 5, suggestion="Close streams, or poll.")
 
     # --- listening ------------------------------------------------------------------------------------
 
@@ -166,7 +185,7 @@ class Hub:
                 # what is still missing of these is nowhere any more
                 cursor = Cursor(max(cursor.event, wanted.event), max(cursor.progress, wanted.progress))
                 continue
-            fresh, place = feed.after(place), feed.base + len(feed.ring)
+            fresh, place = feed.after(place)
             if fresh:
                 piece, cursor = self._piece(fresh, cursor)
                 if piece:
@@ -199,7 +218,7 @@ class Hub:
             progress, _ = await self._store.progress(job.id, limit=0)
             feed = self._feeds.get(job.id)  # somebody may have been quicker
             if feed is None or feed.over is not None:
-                feed = self._feeds[job.id] = Feed(Cursor(events, progress))
+                feed = self._feeds[job.id] = Feed(Cursor(events, progress), job.org_id)
                 feed.base = 1  # so that whoever comes reads first what was there before
                 feed.task = asyncio.create_task(self._feed(job.id, feed), name=f"feed {job.id}")
                 self._metrics.feeds.inc()

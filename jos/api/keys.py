@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from jos import wire
 from jos.api.auth import Admin
+from jos.api.bodies import JsonRoute
 from jos.api.context import Caller, Parts, Service
 from jos.api.errors import documented
 from jos.api.shapes import Limit, Offset, said
@@ -20,7 +21,7 @@ from jos.core.errors import Forbidden, NotFound
 from jos.recovery import drop_key, save_key
 from jos.store.keys import ApiKey
 
-router = APIRouter(prefix="/keys", tags=["keys"])
+router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
 
 Org = Annotated[str | None, Query(max_length=64, description="Another organisation, for the operator.")]
 

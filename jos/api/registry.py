@@ -19,6 +19,7 @@ from jos.api.context import Caller, Parts, Service
 from jos.api.errors import documented
 from jos.api.jobs import PipelineType
 from jos.api.shapes import Limit, Offset, said
+from jos.core.errors import Forbidden
 from jos.core.model import Pipeline, PipelineStatus
 
 router = APIRouter(prefix="/batch/registry/pipelines", tags=["registry"], route_class=JsonRoute)
@@ -57,6 +58,9 @@ async def create_pipeline(body: Pipeline, caller: Admin, parts: Parts) -> Respon
     """A draft, new or in place of one; it runs only where its version is named, until it is published. An
     organisation's own pipeline runs a worker that the platform offers, with other defaults, locks and resources; new
     code is the operator's to install."""
+    ceiling = parts.queues.ceiling(caller.role)
+    if body.priority > ceiling:  # else a pipeline would lift its jobs above what a request may ask for
+        raise Forbidden(f"A pipeline made here may have a priority up to {ceiling}, not {body.priority}.")
     return said(shown(await parts.catalogue.create(caller.org_id, body, datetime.now(UTC))), 201)
 
 

@@ -22,7 +22,8 @@ from jos.submission import load_spec
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 _MOST_INPUTS = 300_000  # of all requests that are kept
-_MOST_TRACES = 64
+_MOST_TRACED = 320_000  # inputs of all jobs whose progress is kept
+_TRACE = 5000  # what a trace weighs besides
 _PAGE = 1000
 
 
@@ -56,7 +57,7 @@ class Remembered:
     def __init__(self, store: Store, storage: Storage) -> None:
         self._store, self._storage = store, storage
         self._specs: Recent[str, JobSpec] = Recent(_MOST_INPUTS)
-        self._traces: Recent[str, tuple[Trace, asyncio.Lock]] = Recent(_MOST_TRACES)
+        self._traces: Recent[str, tuple[Trace, asyncio.Lock]] = Recent(_MOST_TRACED)
 
     async def spec(self, job: Job) -> JobSpec:
         spec = self._specs.get(job.id)
@@ -79,7 +80,7 @@ class Remembered:
     async def trace(self, job: Job) -> Trace:
         """What the job's progress entries add up to, brought up to now."""
         kept = self._traces.get(job.id) or (Trace(), asyncio.Lock())
-        self._traces.put(job.id, kept)
+        self._traces.put(job.id, kept, _TRACE + job.tracked_inputs)
         trace, lock = kept
         async with lock:
             while True:

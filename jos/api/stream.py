@@ -23,7 +23,7 @@ router = APIRouter(prefix="/batch/jobs", tags=["events"])
 _ID = re.compile(r"e(\d{1,15})\.p(\d{1,15})")
 _DESCRIBED = {
     "description": "A stream of `event` and `progress` messages, whose data are those of the lists, and a last `end`.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {}},
 }
 
 
@@ -44,6 +44,7 @@ async def stream_job(
     """Each message has an id; sent back as `Last-Event-ID`, it resumes the stream with nothing missed or repeated.
     Every 15 s of silence there is a comment. A stream ends with `end` when the job is over and nothing more can come;
     after a retry there is more, so come back then with the last id."""
+    parts.hub.check_room(job)
     pieces = parts.hub.listen(job, _cursor(last_event_id or after))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(pieces, headers=headers, media_type="text/event-stream")

@@ -13,12 +13,13 @@ from fastapi import APIRouter, Request
 
 from jos import wire
 from jos.api.auth import User
+from jos.api.bodies import JsonRoute
 from jos.api.context import Parts, Service, base_url
 from jos.api.errors import documented
 from jos.core.files import Part, Upload
 from jos.files.parts import URL_LASTS
 
-router = APIRouter(prefix="/files/uploads", tags=["uploads"])
+router = APIRouter(prefix="/files/uploads", tags=["uploads"], route_class=JsonRoute)
 
 
 @router.post("/initiate", responses=documented(400, 409, 413, 422))

@@ -22,14 +22,16 @@ from jos.controller.view import View
 from jos.core import commands
 from jos.core.admission import plan
 from jos.core.errors import Conflict, NotFound
-from jos.core.model import Job
+from jos.core.model import Job, Status
 from jos.core.queues import QueueConfig
 from jos.core.snapshot import Admit, Grow, Hold, Plan, Preempt, Snapshot
 from jos.store.lease import Lease
 from jos.store.redis import Store
+from jos.tracing import span
 
 IDLE = 1.0  # seconds: without a change, a plan is made so often, since back-offs pass and nodes come
-MOST_HOLDS = 500  # reasons written in one pass
+MOST_HOLDS = 50  # reasons written in one step: nobody who comes waits for them longer than some 0.05 s
+MOST_COMING = 64  # attempts that wait for their driver: more could not be started before their time is up
 REASON_STAYS = timedelta(seconds=10)  # before a reason is replaced by another one
 AT_ONCE = 16
 
@@ -54,15 +56,19 @@ class Admitter:
         self._idle = idle
         self._planned = float("-inf")  # monotonic
         self._promised: frozenset[str] = frozenset()  # who preempted jobs leave for, as the last plan had it
+        self._unsaid: list[Hold] = []  # reasons of the last plan that are still to be written, the last one first
 
     async def step(self) -> None:
         rest = self._planned + self._idle - time.monotonic()  # a new leader plans at once
-        different = await self._view.follow(max(1, round(rest * 1000)) if rest > 0 else 1, datetime.now(UTC))
+        block = 1 if rest <= 0 or self._unsaid else max(1, round(rest * 1000))
+        different = await self._view.follow(block, datetime.now(UTC))
         if not self._lookout.answers:  # nobody could start a driver, and all reasons would be wrong
-            self._planned = time.monotonic()
+            self._planned, self._unsaid = time.monotonic(), []
             return
         if different or time.monotonic() - self._planned >= self._idle:
             await self._apply(await self._plan())
+        told, self._unsaid = self._unsaid[-MOST_HOLDS:], self._unsaid[:-MOST_HOLDS]
+        await each(AT_ONCE, reversed(told), self._hold)
 
     async def _plan(self) -> Plan:
         now, began = datetime.now(UTC), time.monotonic()
@@ -74,15 +80,22 @@ class Admitter:
         return made
 
     async def _apply(self, made: Plan) -> None:
-        """What gives capacity first; reasons last."""
-        await each(AT_ONCE, made.admits, self._admit)
+        """What gives capacity first; reasons last. Of those that could begin, the last wait for the next plan where
+        too many are on their way: nothing else is given what is meant for them."""
+        await each(AT_ONCE, made.admits[: max(0, MOST_COMING - self._coming())], self._admit)
         await each(AT_ONCE, made.preempts, self._preempt)
         await each(AT_ONCE, made.grows, self._grow)
-        await each(AT_ONCE, self._new_reasons(made.holds)[:MOST_HOLDS], self._hold)
+        self._unsaid = self._new_reasons(made.holds)[::-1]
+
+    def _coming(self) -> int:
+        """How many attempts no driver has taken yet."""
+        held = (job for job in self._view.holding if job.queue and job.status is Status.ADMITTED)
+        return sum(job.attempt is not None and not job.attempt.driver for job in held)
 
     async def _admit(self, what: Admit) -> None:
         token = secrets.token_hex(16)
-        job = await self._transact(what.job_id, commands.Admit(token, indexes=what.indexes))
+        with span("admit", what.job_id, indexes=what.indexes):
+            job = await self._transact(what.job_id, commands.Admit(token, indexes=what.indexes))
         if job is None or job.attempt is None or job.attempt.token != token:
             return
         self._crew.start(job)

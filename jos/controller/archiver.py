@@ -3,7 +3,7 @@ runs long, before its oldest entries are trimmed.
 
 Which jobs have ended is read from the changes; how far is kept in Redis (jos.store.chores), so that the next
 controller goes on there. Without a position it looks at all jobs once.
-May import: jos.controller, jos.archive, jos.store. Tests: tests/integration/test_controller_chores.py.
+May import: jos.controller, jos.archive, jos.removal, jos.store. Tests: tests/integration/test_controller_chores.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from jos import removal
 from jos.archive import CHUNK, Archived
 from jos.controller.loops import complain, each
 from jos.controller.metrics import Metrics
@@ -25,7 +26,7 @@ from jos.store.redis import Store
 PAGE = 500
 AT_ONCE = 4
 AGAIN = timedelta(minutes=1)  # after a job could not be archived
-LONG_EVERY = timedelta(seconds=30)  # between pieces of a job that runs
+LONG_EVERY = timedelta(seconds=10)  # between pieces of a job that runs: less than trimming takes (jos.store.redis)
 
 
 class Archive(Protocol):
@@ -72,15 +73,25 @@ class Archiver:
         await self._chores.note_ended([], now, position)
 
     async def _put_away(self, job_id: str, now: datetime) -> None:
-        job = (await self._store.get_many([job_id])).get(job_id)
+        job = await self._record(job_id)
         if job is None or not over(job):  # deleted, or retried meanwhile: its next end comes as a change
             return await self._chores.forget_due(job_id)
+        failure: Exception | None = None
         try:
             await self._archive(job, everything=True)
         except Exception as error:  # a job that cannot be archived keeps no other one waiting
-            complain("archiver", error, self._metrics.failed)
-            return await self._chores.note_ended([job_id], now + AGAIN)
-        await self._chores.note_archived(job_id, now)
+            failure = error
+        if await self._record(job_id) is None:  # deleted meanwhile: what was written after that must go as well
+            await removal.mark(self._store.connection, job.org_id, job_id)
+            await self._chores.forget_due(job_id)
+        elif failure is not None:
+            complain("archiver", failure, self._metrics.failed)
+            await self._chores.note_ended([job_id], now + AGAIN)
+        else:
+            await self._chores.note_archived(job_id, now)
+
+    async def _record(self, job_id: str) -> Job | None:
+        return (await self._store.get_many([job_id])).get(job_id)
 
     async def _pieces(self) -> None:
         """Of jobs that run and have filled a chunk since the last look."""

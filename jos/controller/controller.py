@@ -32,7 +32,9 @@ from jos.controller.rescuer import Rescuer
 from jos.controller.view import View
 from jos.controller.warmer import Warmer
 from jos.core.queues import QueueConfig
+from jos.files.service import Files
 from jos.launch.base import Launcher
+from jos.removal import Removals
 from jos.storage.base import Storage
 from jos.store.redis import Store
 
@@ -155,6 +157,7 @@ class Controller:
         pruner = Pruner(
             store,
             self._storage,
+            Removals(store, self._storage, Files(store, self._storage)),
             metrics,
             streams_kept=duties.streams_kept,
             jobs_kept=duties.jobs_kept,
@@ -176,9 +179,9 @@ class Controller:
             ("rescuer", rescuer.step, paces.rescue),
             ("meter", lambda: meter.step(datetime.now(UTC)), paces.meter),
             ("pruner", lambda: pruner.step(datetime.now(UTC)), paces.prune),
+            # with 0 as well: spare ones of an earlier setting go
+            ("warmer", Warmer(self._launcher, lookout, duties.warm_drivers).step, paces.warm),
         ]
-        if duties.warm_drivers:
-            loops.append(("warmer", Warmer(self._launcher, lookout, duties.warm_drivers).step, paces.warm))
         if duties.archive is not None:
             archiver = Archiver(store, view, duties.archive, metrics)
             loops.append(("archiver", lambda: archiver.step(datetime.now(UTC)), paces.archive))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -36,17 +37,18 @@ class Leadership:
     async def gain(self, stop: asyncio.Event) -> bool:
         """Waits for our turn; False when told to stop."""
         while not stop.is_set():
-            if await self._ask():
+            if await self._ask(self.lease.acquire):
                 log.info("this controller leads", holder=self.lease.holder)
                 return True
             await pause(stop, self.ttl / 5)
         return False
 
     async def keep(self, stop: asyncio.Event) -> None:
-        """Renews it; returns when it is lost or may be, or when told to stop."""
+        """Renews it; returns when it is lost or may be, or when told to stop. Once lost it is not gained anew here:
+        others may have led in between, and the plan in hand knows nothing of that."""
         while not stop.is_set():
             await pause(stop, self.ttl / 5)
-            if not await self._ask():
+            if not await self._ask(self.lease.renew):
                 log.warning("this controller leads no more", holder=self.lease.holder)
                 return
 
@@ -56,13 +58,13 @@ class Leadership:
             async with asyncio.timeout(self.ttl):
                 await self.lease.release()
 
-    async def _ask(self) -> bool:
+    async def _ask(self, question: Callable[[], Awaitable[bool]]) -> bool:
         """Whether it is ours. No answer in time is an answer too, once what was sure has run out."""
         asked = time.monotonic()
         held = self.held
         try:
             async with asyncio.timeout(max(0.05, self._until - asked) if held else self.ttl):
-                ours = await (self.lease.renew() if held else self.lease.acquire())
+                ours = await question()
         except (StoreUnavailable, TimeoutError):
             return self.held
         finally:

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 import structlog
 
 from jos.controller.reconcile import Sight
-from jos.core.errors import JosError
 from jos.core.model import Job
 from jos.core.snapshot import Node
 from jos.launch.base import DriverSeen, Launcher
@@ -54,9 +53,9 @@ class Lookout:
                 if self._nodes_at is None or now - self._nodes_at >= NODES_EVERY:
                     self.nodes = await self._launcher.nodes()
                     self._nodes_at = now
-        except (JosError, TimeoutError, OSError) as error:
+        except Exception as error:  # whatever it is, nothing is known of the drivers
             self.drivers, self._nodes_at = {}, None
-            return self._answered(False, now, str(error) or type(error).__name__)
+            return self._answered(False, now, f"{type(error).__name__}: {error}")
         self.drivers = drivers
         self._answered(True, now)
 
@@ -70,10 +69,10 @@ class Lookout:
 
     def hear(self, holding: Sequence[Job], beats: Mapping[str, Beat], now: datetime) -> None:
         """Takes the heartbeats of all jobs that hold capacity."""
-        if self._listened is None or now - self._listened > GAP:
-            self._listening_since = now
-        self._listened = now
         before, self._heard = self._heard, {}
+        if self._listened is None or not timedelta() <= now - self._listened <= GAP:  # or the clock was put back
+            self._listening_since, before = now, {}
+        self._listened = now
         for job in holding:
             beat, known = beats.get(job.id), before.get(job.id)
             if beat is not None and job.attempt is not None and beat[0] == job.attempt.token:

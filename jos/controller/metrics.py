@@ -1,6 +1,6 @@
 """The controller's numbers, and the small HTTP server that shows them: /metrics for Prometheus, /healthz for probes.
 
-May import: prometheus_client. Tests: tests/integration/test_controller_metrics.py. For people: docs/controller.md.
+May import: prometheus_client. Tests: tests/integration/test_controller_chores.py. For people: docs/controller.md.
 """
 
 from __future__ import annotations

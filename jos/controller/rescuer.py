@@ -1,7 +1,7 @@
 """The rescuing loop: timeouts that ran out, drivers that were lost or overstay, drivers that nobody needs.
 
-jos.controller.reconcile says what is to be done. An order to stop is given only after the record was read again: a
-driver that just ended one job may be driving the next.
+jos.controller.reconcile says what is to be done. A driver is stopped or given up only after the record was read
+again: it may just have ended its job and drive the next one, or another driver may have taken the job.
 May import: jos.controller, jos.core, jos.store. Tests: tests/integration/test_controller.py.
 """
 
@@ -20,7 +20,7 @@ from jos.controller.metrics import Metrics
 from jos.controller.reconcile import Action, Gone, Limits, Start, Stop
 from jos.controller.view import View
 from jos.core import lifecycle
-from jos.core.commands import Command, DriverGone, Expire
+from jos.core.commands import Command, DriverGone
 from jos.core.errors import Conflict, NotFound
 from jos.core.model import Job
 from jos.store.beats import beats
@@ -45,27 +45,33 @@ class Rescuer:
     ) -> None:
         self._store, self._lease, self._view, self._lookout = store, lease, view, lookout
         self._crew, self._metrics, self._limits = crew, metrics, limits
+        self._now = datetime.now(UTC)  # when heartbeats were last listened to
         self._orphans: dict[str, float] = {}  # driver -> when it was first seen to have nothing to drive, monotonic
 
     async def step(self) -> None:
         now = datetime.now(UTC)
-        late = [(job, expire) for job in self._view.jobs.values() if (expire := lifecycle.overdue(job, now))]
+        late = [job for job in self._view.timed if lifecycle.overdue(job, now)]
         await each(AT_ONCE, late, self._expire)
         holding = self._view.holding
         heard = await beats(self._store.connection, [job.id for job in holding])
-        self._lookout.hear(holding, heard, datetime.now(UTC))
+        self._now = datetime.now(UTC)  # one for all: while Redis keeps us waiting below, nobody is listened to
+        self._lookout.hear(holding, heard, self._now)
         await each(AT_ONCE, holding, self._look_after)
         await self._dismiss()
 
-    async def _expire(self, late: tuple[Job, Expire]) -> None:
-        job, expire = late
-        log.warning("out of time", job=job.id, timeout=expire.kind)
-        await self._transact(job, expire)
+    async def _expire(self, late: Job) -> None:
+        job = await self._as_it_is(late)
+        if (expire := lifecycle.overdue(job, datetime.now(UTC))) is not None:
+            log.warning("out of time", job=job.id, timeout=expire.kind)
+            await self._transact(job, expire, datetime.now(UTC))
+
+    async def _as_it_is(self, job: Job) -> Job:
+        return (await self._store.get_many([job.id])).get(job.id, job)
 
     async def _look_after(self, job: Job) -> None:
         actions = self._decide(job)
-        if any(isinstance(action, Stop) for action in actions):
-            job = (await self._store.get_many([job.id])).get(job.id, job)
+        if any(isinstance(action, Stop | Gone) for action in actions):
+            job = await self._as_it_is(job)
             actions = self._decide(job)
         for action in actions:
             await self._obey(job, action)
@@ -73,7 +79,7 @@ class Rescuer:
     def _decide(self, job: Job) -> tuple[Action, ...]:
         if not job.holds_capacity:
             return ()
-        return reconcile.decide(job, self._lookout.sight(job), datetime.now(UTC), self._limits)
+        return reconcile.decide(job, self._lookout.sight(job), self._now, self._limits)
 
     async def _obey(self, job: Job, action: Action) -> None:
         match action:
@@ -83,7 +89,9 @@ class Rescuer:
                 self._crew.stop(name, why, job.id)
             case Gone(token, message):
                 log.warning("a driver is gone", job=job.id, attempt=job.attempt and job.attempt.number, why=message)
-                if await self._transact(job, DriverGone(token, message)):
+                now = datetime.now(UTC)
+                ended = await self._transact(job, DriverGone(token, message), now)
+                if ended is not None and ended.attempt is not None and ended.attempt.ended_at == now:
                     self._metrics.gone.inc()
 
     async def _dismiss(self) -> None:
@@ -99,11 +107,10 @@ class Rescuer:
             if job is not None and name not in (self._lookout.needed([job]) if job.holds_capacity else ()):
                 self._crew.stop(name, "its attempt is over", job.id)
 
-    async def _transact(self, job: Job, command: Command) -> bool:
-        """False: the job went on meanwhile, which the view will hear."""
+    async def _transact(self, job: Job, command: Command, now: datetime) -> Job | None:
+        """None: the job went on meanwhile, which the view will hear."""
         try:
-            await self._store.transact(job.id, command, datetime.now(UTC), lease=self._lease)
-            return True
+            return await self._store.transact(job.id, command, now, lease=self._lease)
         except (Conflict, NotFound) as error:
             log.info("not done", job=job.id, command=type(command).__name__, error=str(error))
-            return False
+            return None

@@ -34,6 +34,7 @@ class View:
         self.jobs: dict[str, Job] = {}  # not over, or holding capacity
         self._waiting: dict[str, Waiting] = {}
         self._holding: dict[str, Job] = {}
+        self._timed: dict[str, Job] = {}
 
     async def resync(self, now: datetime) -> None:
         """Looks at all active jobs. The position first: what changes meanwhile is then heard of again."""
@@ -73,16 +74,24 @@ class View:
             self._waiting[job.id] = waiting(job)
         if job.holds_capacity:
             self._holding[job.id] = job
+        if (job.timeouts.queue if job.status is Status.PENDING else job.timeouts.run) is not None:
+            self._timed[job.id] = job
         return True
 
     def drop(self, job_id: str) -> bool:
         self._waiting.pop(job_id, None)
         self._holding.pop(job_id, None)
+        self._timed.pop(job_id, None)
         return self.jobs.pop(job_id, None) is not None
 
     @property
     def holding(self) -> list[Job]:
         return list(self._holding.values())
+
+    @property
+    def timed(self) -> list[Job]:
+        """Those that may run out of time where they are; few, as a rule, however many wait."""
+        return list(self._timed.values())
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:

@@ -110,6 +110,7 @@ class _Desk:
         self.blocked: set[str] = set()  # strict queues whose head waits
         self.admitted: dict[str, Growing] = {}
         self.grown: dict[str, Growing] = {}
+        self.leaving: set[str] = set()  # told to leave by this plan
         self.preempts: list[Preempt] = []
         self.holds: list[Hold] = []
 
@@ -293,6 +294,7 @@ class _Desk:
         if victims and not self._overtaken(job, shape, victims):
             self.victims.tell(victims)
             self.victims.release(victims)
+            self.leaving.update(v.job.id for v in victims)
             self.version += 1
             self._reserve(job, shape, f"Waits for {len(victims)} running job(s) that were told to leave for it.")
             message = f"Job {job.id} (priority {job.priority}, queue {job.queue}) needs the capacity."
@@ -364,7 +366,8 @@ class _Desk:
     # --- the rest -----------------------------------------------------------------------------------------
 
     def grow(self, priority: int) -> None:
-        able = [entry for entry in self.growing.get(priority, ()) if entry.queue not in self.blocked]
+        growing = self.growing.get(priority, ())
+        able = [entry for entry in growing if entry.queue not in self.blocked and entry.id not in self.leaving]
         if able and grow(able, self.now, self.soon, self.kept, self.shares):
             self.kept_out = True
         for entry in able:

@@ -8,11 +8,15 @@ May import: stdlib, pydantic, jos.core. Tests: tests/unit/test_config.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from jos.core.errors import ConfigInvalid, Violation
 from jos.core.model import ComponentParameters, InputPort, InputRef, JobRequest, Json, Pipeline, PortMode
 from jos.core.schema import Path, Schema, did_you_mean, is_open, json_path, not_json, properties, violations
+
+MOST = 1000  # violations of one kind that are gathered: a body can hold millions
+MOST_VALUES = 20_000  # of one component's configuration; each may be wrong, and an error is a thousand times as large
 
 
 def resolve(pipeline: Pipeline, request: JobRequest) -> dict[str, Json]:
@@ -22,7 +26,7 @@ def resolve(pipeline: Pipeline, request: JobRequest) -> dict[str, Json]:
     """
     found = list(_check_type(pipeline, request))
     merged: dict[str, Json] = {}
-    for name in sorted(request.parameters.keys() - pipeline.default_config.keys()):
+    for name in sorted(request.parameters.keys() - pipeline.default_config.keys())[:MOST]:
         message = f"is not a component of this pipeline.{did_you_mean(name, pipeline.default_config)}"
         found.append(Violation(json_path(("parameters", name)), message, "unknown"))
     for component in pipeline.default_config:
@@ -33,7 +37,7 @@ def resolve(pipeline: Pipeline, request: JobRequest) -> dict[str, Json]:
         # a checkpoint brings the configuration it was trained with
         found += [one for one in wrong if one.code != "missing"] if _has_checkpoint(pipeline, request) else wrong
         merged[component] = {"parallelism": parallelism, "config": config}
-    found += _check_inputs(pipeline, request)
+    found += islice(_check_inputs(pipeline, request), MOST)
     if found:
         fits = "1 thing in the request does" if len(found) == 1 else f"{len(found)} things in the request do"
         which = f"pipeline {pipeline.pipeline_key} {pipeline.pipeline_version}"
@@ -78,16 +82,30 @@ def _config(pipeline: Pipeline, component: str, asked: Json) -> tuple[Json, list
     default = pipeline.default_config[component].get("config", {})
     schema = pipeline.config_schema.get(component, {})
     user_schema = pipeline.user_config_schema.get(component, {"properties": {}})
-    found = list(not_json(asked, at))
+    if _many(asked):
+        return default, [Violation(json_path(at), f"holds more than {MOST_VALUES:,} values.")]
+    found = list(islice(not_json(asked, at), MOST))
     if found:
         return default, found
     settable, found = _settable(asked, (user_schema, user_schema), (schema, schema), at)
     paths = {violation.path for violation in found}
     for rules, value in ((user_schema, settable), (schema, merge(default, settable))):
-        new = [v for v in violations(rules, value, at) if v.path not in paths]
+        new = [v for v in islice(violations(rules, value, at), MOST) if v.path not in paths]
         found += new
         paths |= {violation.path for violation in new}
     return merge(default, settable), found
+
+
+def _many(value: Any) -> bool:
+    waiting, seen = [value], 0
+    while waiting and seen <= MOST_VALUES:
+        one = waiting.pop()
+        seen += 1
+        if isinstance(one, dict | list):
+            if len(one) > MOST_VALUES:
+                return True
+            waiting += one.values() if isinstance(one, dict) else one
+    return seen > MOST_VALUES
 
 
 Declared = tuple[Any, Schema]  # a schema, and the root that its references start from
@@ -99,6 +117,8 @@ def _settable(asked: Json, user: Declared, full: Declared, at: Path) -> tuple[Js
     found: list[Violation] = []
     allowed, existing = properties(*user), properties(*full)
     for name, value in asked.items():
+        if len(found) >= MOST:
+            break
         path = (*at, name)
         if name in allowed:
             if isinstance(value, dict):

@@ -203,6 +203,7 @@ class JobSpec(Model):
     parameters: dict[str, Json]  # merged: component -> {parallelism, config}
     inputs: list[JobInput]
     priority: int = 0
+    queue: str | None = None  # where it waits; "": a driver admits itself; None: the pipeline's own
     created_at: datetime
 
     @property

@@ -17,6 +17,7 @@ from jos.core.model import Distribute, Pipeline, PortMode
 from jos.core.schema import DIALECT, Path, did_you_mean, is_open, json_path, not_json, properties, validator, violations
 
 _WORKER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+DEEPEST = 16  # levels of a configuration that are compared
 _PORT = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 
 
@@ -76,7 +77,7 @@ def _check_schema(schema: Any, at: Path) -> Iterator[Violation]:
     if wrong:
         yield from wrong
         return
-    if schema.get("$schema", DIALECT).rstrip("#") != DIALECT:
+    if str(schema.get("$schema", DIALECT)).rstrip("#") != DIALECT:
         yield Violation(json_path((*at, "$schema")), f"must be {DIALECT}, or left out.")
         return
     try:
@@ -113,6 +114,8 @@ def _check_default(pipeline: Pipeline, component: str) -> Iterator[Violation]:
 
 def _check_subset(user: Any, user_root: Any, full: Any, full_root: Any, at: Path) -> Iterator[Violation]:
     """A user could never set a field that the merged configuration does not have."""
+    if len(at) > 2 * DEEPEST:  # a schema that refers to itself has no end
+        return
     existing = properties(full, full_root)
     for name, schema in properties(user, user_root).items():
         path = (*at, "properties", name)

@@ -25,6 +25,7 @@ from jos.driver.cluster import Cluster, connect, disconnect
 from jos.driver.driver import Driver, Ending, Outcome
 from jos.driver.takeover import take
 from jos.submission import load_spec
+from jos.tracing import span
 from jos.wiring import Wired, import_paths
 
 LOOK_SECONDS = 0.5  # how soon a cancel is seen during a back-off
@@ -145,7 +146,7 @@ async def _drive(
         granted=job.attempt.indexes if job.attempt else None,
     )
     leave.listen()
-    with leave.draining(driver):
+    with leave.draining(driver), span("attempt", job.id, number=job.attempt.number if job.attempt else 0):
         outcome = await driver.run()
     return await _why_drained(job.id, outcome, wired) if outcome.ending is Ending.DRAINED else outcome
 

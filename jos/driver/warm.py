@@ -2,7 +2,7 @@
 
 Each attempt is as it would be in a process of its own, without the seconds that starting one takes. When Ray is gone
 the process ends, since nothing could mend its connection.
-May import: jos.driver, jos.store, jos.wiring. Tests: tests/integration/test_driver_warm.py.
+May import: jos.driver, jos.store, jos.wiring. Tests: tests/integration/test_driver_warm.py, test_warm_orders.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from enum import StrEnum
 import structlog
 
 from jos import __version__
-from jos.core.errors import JosError, StoreUnavailable
+from jos.core.errors import JosError, NotFound, StoreUnavailable
 from jos.driver import cluster
 from jos.driver.attempts import Leave, run_admitted
 from jos.driver.driver import Ending
@@ -37,6 +37,7 @@ class Left(StrEnum):
     SERVED = "served as many jobs as it may"
     OTHER_VERSION = "another version of JOS gives the orders"
     RAY_GONE = "its Ray cluster is gone"
+    UNHEARD = "the record could not be told that its attempt is over"
 
 
 class WarmDriver:
@@ -72,6 +73,8 @@ class WarmDriver:
             if order.version != __version__:
                 return Left.OTHER_VERSION
             await self._carry_out(order)
+            if not await self._is_over(order):
+                return Left.UNHEARD
             if self.served >= self.most_jobs:
                 return Left.SERVED
             if not await self._ray_answers(0.0):
@@ -93,6 +96,8 @@ class WarmDriver:
             return asking.result()
         except StoreUnavailable as error:
             log.warning("redis is away; waiting", driver=self.name, error=str(error))
+            with contextlib.suppress(TimeoutError):  # it may refuse at once
+                await asyncio.wait_for(self.leave.event.wait(), BEAT_SECONDS)
             return None
 
     async def _carry_out(self, order: Order) -> None:
@@ -108,6 +113,19 @@ class WarmDriver:
         self.ahead = max(0, self.ahead - outcome.processes)
         if outcome.ending is not Ending.FENCED:
             log.info(str(outcome.ending), job=order.job_id, message=outcome.message)
+
+    async def _is_over(self, order: Order) -> bool:
+        """Whether the record knows that we drive this attempt no more. If not, the controller would stop us for its
+        silence while we drive the next job; that this process ends tells it at once."""
+        try:
+            job = await self.wired.store.get(order.job_id)
+        except NotFound:
+            return True
+        except StoreUnavailable:
+            return False
+        attempt = job.attempt
+        ours = attempt is not None and (attempt.token, attempt.driver) == (order.token, self.name)
+        return not (ours and job.holds_capacity)
 
     async def _prepare(self) -> None:
         """Everything of the job before is gone, and processes for the indexes of the next one are on their way."""

@@ -23,12 +23,13 @@ _BATCH = 1 << 20
 _WINDOW = 8 << 20
 _IDLE_SECONDS = 120  # without a byte: the client is gone, or wants to tie up a thread
 # Threads of their own: each waits for a client as long as that takes, and must not keep others from theirs.
-_threads = ThreadPoolExecutor(64, "jos-files")
+_pouring = ThreadPoolExecutor(256, "jos-files")
+_looking = ThreadPoolExecutor(16, "jos-look")  # and slow clients do not keep an upload from being completed
 
 
 async def in_thread(work: Callable[[], T]) -> T:
     """For work that takes as long as a file is large."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, work)
+    return await asyncio.get_running_loop().run_in_executor(_looking, work)
 
 
 async def pour(storage: Storage, key: str, chunks: AsyncIterator[bytes], counter: Counter, limit: int) -> int:
@@ -61,7 +62,7 @@ async def pour(storage: Storage, key: str, chunks: AsyncIterator[bytes], counter
             yield data
 
     try:
-        await in_thread(lambda: storage.write(key, pulled()))
+        await loop.run_in_executor(_pouring, lambda: storage.write(key, pulled()))
     except asyncio.CancelledError:
         given_up = True
         raise

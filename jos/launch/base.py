@@ -42,7 +42,7 @@ class Launcher(Protocol):
         ...
 
     async def nodes(self) -> tuple[Node, ...] | None:
-        """What the living nodes offer; None: unknown."""
+        """What the living nodes offer; None: this launcher cannot know, so that only quotas limit."""
         ...
 
     def name_of(self, job: Job) -> str:

@@ -2,7 +2,7 @@
 
 A submission id is used once, so that one attempt gets one process however often it is submitted. Entrypoints can be
 seen by everybody who sees the dashboard: they hold no settings and no secrets.
-May import: httpx2, jos.core, jos.store. Tests: tests/contract/test_launcher.py, tests/integration/test_launch.py.
+May import: httpx2, jos.core, jos.store. Tests: tests/contract/test_launcher.py, tests/unit/test_ray_jobs.py.
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ class RayJobs:
         query = "detail=true&limit=10000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
         answer = self._check(await self._ask("GET", f"/api/v0/nodes?{query}"), "list nodes")
         found = answer.json()["data"]["result"]["result"]
-        return tuple(_node(n.get("resources_total") or {}) for n in found if n.get("state") == "ALIVE") or None
+        nodes = tuple(_node(n.get("resources_total") or {}) for n in found if n.get("state") == "ALIVE")
+        if not nodes:  # a head that just came up; as an unknown capacity it would be one without a limit
+            raise ComputeFailed("The Ray cluster has no living node yet.")
+        return nodes
 
     # --- warm drivers ---
 

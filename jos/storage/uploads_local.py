@@ -69,7 +69,7 @@ class LocalUploads:
             try:
                 with _locked(folder):
                     found = {int(name): _read(folder / name) for name in os.listdir(folder) if name.isdecimal()}
-            except UploadNotFound:
+            except (UploadNotFound, FileNotFoundError):  # over, perhaps while this waited for the lock
                 return None
         return {
             number: [Received(number, entry["token"], entry["num_bytes"], entry["crc32c"])]

@@ -24,6 +24,15 @@ async def claim(connection: Connection, org_id: str, key: str, body_hash: str, j
     return found[0], found[1]
 
 
+async def known(connection: Connection, org_id: str, key: str) -> tuple[str, str] | None:
+    """(job id, body hash) of whoever came first with this key; None: nobody did."""
+    there = await connection.command("GET", _place(org_id, key))
+    if there is None:
+        return None
+    found = orjson.loads(there)
+    return found[0], found[1]
+
+
 async def release(connection: Connection, org_id: str, key: str, job_id: str) -> None:
     """Gives a claim up whose job could not be made, so that the request can be sent again."""
     place = _place(org_id, key)

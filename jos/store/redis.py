@@ -56,12 +56,12 @@ class Store:
         connection: Connection,
         *,
         keep_events: int = 100_000,
-        keep_progress: int = 10_000,
+        keep_progress: int = 50_000,
         decide: Decide = lifecycle.decide,
     ) -> None:
         self.connection = connection
         self._keep_events = keep_events  # per job; older ones are trimmed, their ids are not given again
-        self._keep_progress = keep_progress
+        self._keep_progress = keep_progress  # as well; several chunks of the archive, so that none is missed
         self._decide = decide
 
     @classmethod
@@ -71,7 +71,7 @@ class Store:
         data_dir: Path | None = None,
         *,
         keep_events: int = 100_000,
-        keep_progress: int = 10_000,
+        keep_progress: int = 50_000,
         decide: Decide = lifecycle.decide,
     ) -> Self:
         """On `url` (redis://, rediss://, unix://), or without one on the embedded server of `data_dir`."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +21,7 @@ from jobs_lab import until
 from jos.core.files import Part
 from jos.files.parts import PartUploads
 from jos.storage.local import LocalStorage
+from jos.storage.uploads_local import LocalUploads
 
 DATA = os.urandom(1 << 16) * (2 * PART // (1 << 16)) + b"the rest"  # three parts
 
@@ -242,6 +246,12 @@ def test_part_urls_are_renewed_in_the_asked_order(api: Api) -> None:
     assert timedelta(minutes=58) < lasts <= timedelta(hours=1)
 
 
+def test_no_more_urls_are_asked_for_at_once_than_an_upload_can_have_parts(api: Api) -> None:
+    upload = api.initiate("greedy.csv", 9).json()
+    path = f"/v0.5/files/uploads/{upload['upload_id']}/parts/urls"
+    assert api.http.post(path, json={"part_numbers": [1] * 10_001}).status_code == 422
+
+
 def test_an_expired_url_is_refused(api: Api) -> None:
     upload = started(api)
     record = api.run(api.service.files.uploads.get("org_a", upload["upload_id"]))
@@ -280,9 +290,33 @@ def test_of_two_completes_at_once_exactly_one_wins(api: Api) -> None:
 
         with ThreadPoolExecutor(4) as pool:
             answers = [f.result() for f in [pool.submit(complete) for _ in range(4)]]
-        assert sorted(a.status_code for a in answers) == [200, 409, 409, 409], [a.text for a in answers]
+        assert sorted(a.status_code for a in answers) == [200, 409, 409, 409], [
+            a.text for a in answers if a.status_code > 409
+        ]
         assert api.download(name).content == data
     assert api.http.get("/v0.5/files/info").json()["num_files"] == 3
+
+
+def test_an_upload_that_ends_while_it_is_looked_at_is_over_and_no_failure(tmp_path: Path) -> None:
+    uploads = LocalUploads(LocalStorage(tmp_path))
+    handle = uploads.start("org_a/files/fil_x/data/a.csv", 3)
+    folder = tmp_path / ".tmp" / "uploads" / handle
+    with ThreadPoolExecutor(1) as pool, (folder / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        looked = pool.submit(uploads.received, "org_a/files/fil_x/data/a.csv", handle)
+        until(lambda: sum("lock" in os.readlink(f"/proc/self/fd/{n}") for n in fds()) == 2)
+        folder.rename(folder.with_name("gone"))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert looked.result() is None
+
+
+def fds() -> list[str]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            os.readlink(f"/proc/self/fd/{name}")
+            found.append(name)
+    return found
 
 
 def test_a_complete_that_died_before_its_record_is_healed_by_the_next(

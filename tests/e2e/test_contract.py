@@ -29,11 +29,11 @@ RECORDS = [{"text": f"word {n}"} for n in range(40)]
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ray_jobs: Head
 ) -> Iterator[Service]:
-    storage = None
+    storage, settings = None, {"JOS_WARM_DRIVERS": "1"}
     if request.param == "s3":
-        request.getfixturevalue("seaweedfs")
+        settings |= request.getfixturevalue("seaweedfs").environment
         storage = "s3://jos/contract"
-    one = Service(tmp_path_factory.mktemp("contract"), ray_jobs, storage, {"JOS_WARM_DRIVERS": "1"})
+    one = Service(tmp_path_factory.mktemp("contract"), ray_jobs, storage, settings)
     try:
         one.start()
         yield one

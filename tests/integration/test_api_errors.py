@@ -116,3 +116,61 @@ def test_what_fails_inside_is_503_or_500_without_details(
         assert "secret" not in answer.text
         assert error["error_uid"] in shared_api.said
         assert "a secret detail" in shared_api.said
+
+
+@pytest.mark.parametrize("path", ["/keys", "/files/uploads/initiate", "/batch/jobs"])
+def test_a_stranger_is_told_so_before_the_body_is_looked_at(shared_api: Api, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer sk_wrong"}):
+        errors(httpx2.post(f"{shared_api.url}/v0.5{path}", content=b"{" * 9, headers={**JSON, **headers}), 401)
+
+
+@pytest.mark.parametrize("path", ["/keys", "/files/uploads/initiate"])
+def test_broken_unicode_is_400_everywhere(shared_api: Api, path: str) -> None:
+    body = b'{"name": "\\ud800", "filename": "\\ud800", "num_bytes": 1}'
+    errors(shared_api.http.post(f"/v0.5{path}", content=body, headers=JSON), 400)
+
+
+def test_json_without_a_content_type_is_read(shared_api: Api) -> None:
+    request = shared_api.http.build_request("POST", "/v0.5/files/uploads/initiate", content=b'{"filename": "x.csv"}')
+    assert "content-type" not in request.headers
+    assert errors(shared_api.http.send(request), 422)[0]["path"] == "$.num_bytes"
+
+
+def test_slashes_too_many_do_no_harm(shared_api: Api) -> None:
+    for path in ("/v0.5//batch/jobs", "/v0.5/batch/jobs/", "//v0.5/files/metadata/"):
+        assert shared_api.http.get(f"{shared_api.url}{path}").status_code == 200
+    body = shared_api.body(shared_api.upload("slash.jsonl"))
+    assert shared_api.http.post(f"{shared_api.url}/v0.5/batch/jobs/", json=body).status_code == 201
+    assert shared_api.http.delete(f"{shared_api.url}/v0.5/batch/jobs/").status_code == 405
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "a/b"])
+def test_a_host_that_is_none_is_no_failure_of_ours(shared_api: Api, host: str) -> None:
+    answer = shared_api.http.post(
+        "/v0.5/files/uploads/initiate",
+        json={"filename": f"h{len(host)}{ord(host[-1])}.csv", "num_bytes": 3},
+        headers={"Host": host},
+    )
+    assert answer.status_code < 500
+
+
+def test_a_configuration_of_nothing_but_mistakes_is_refused_at_once(shared_api: Api) -> None:
+    body = shared_api.body(shared_api.upload("many.jsonl"))
+    for config in ({"records": [1] * 30_000}, {f"field{n}": n for n in range(19_000)}):
+        body["parameters"] = {"worker": {"config": config}}
+        errors(shared_api.http.post("/v0.5/batch/jobs", json=body), 422)
+
+
+def test_an_unexpected_error_is_logged_without_the_values_of_variables(
+    shared_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any, **__: Any) -> Any:
+        password = "hunter" + "2" * 8
+        raise RuntimeError(f"{len(password)} characters")
+
+    monkeypatch.setattr(shared_api.service.store, "jobs", fail)
+    secret = shared_api.make_key("org_log")
+    errors(shared_api.as_(secret).get("/v0.5/batch/jobs"), 500)
+    assert "10 characters" in shared_api.said or "14 characters" in shared_api.said
+    assert "hunter22222222" not in shared_api.said
+    assert secret not in shared_api.said

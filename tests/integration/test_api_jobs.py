@@ -100,7 +100,7 @@ def test_what_is_wrong_is_told_at_once_and_leaves_nothing_behind(api: Api) -> No
         "$.pipeline_type",
         "$.pipeline_key",
     }
-    assert errors(post(colour="red"), 422)[0]["path"] == "$.colour"
+    assert errors(post(priorty=1), 422)[0]["path"] == "$.priorty"
     assert errors(post(inputs={}), 422)
     assert errors(post(pipeline_type="training"), 422)
     assert api.get("/batch/jobs")["total"] == 0
@@ -132,6 +132,14 @@ def test_the_same_idempotency_key_gives_the_same_job_and_another_body_a_conflict
     assert theirs.status_code == 200
     made = other.post("/v0.5/batch/jobs", json=api.body(words), headers=headers).json()
     assert made["id"] != first["id"]  # keys are an organisation's own
+
+
+def test_the_same_request_gives_its_job_whatever_became_of_its_files(api: Api) -> None:
+    headers, body = {"Idempotency-Key": "late"}, api.body(api.upload("gone.jsonl"))
+    job_id = api.call("POST", "/batch/jobs", 201, json=body, headers=headers)["id"]
+    api.cancel(job_id)
+    api.call("DELETE", "/files/delete/gone.jsonl")
+    assert api.call("POST", "/batch/jobs", 201, json=body, headers=headers)["id"] == job_id
 
 
 def test_a_file_that_a_live_job_reads_stays_until_the_job_is_deleted(api: Api) -> None:

@@ -116,6 +116,36 @@ def test_new_code_is_the_operators_to_bring_in(shared_api: Api) -> None:
     assert api.get(f"{PATH}/{made.json()['id']}")["status"] == "published"  # everybody sees it
 
 
+def test_a_pipeline_does_not_lift_its_jobs_above_what_its_maker_may_ask_for(shared_api: Api) -> None:
+    error(shared_api.http.post(f"/v0.5{PATH}", json=draft(shared_api, "pushy", priority=1001)), 403)
+    assert shared_api.http.post(f"/v0.5{PATH}", json=draft(shared_api, "modest", priority=1000)).status_code == 201
+
+
+def test_schemas_of_strangers_cannot_tie_the_service_up(shared_api: Api) -> None:
+    """A reference to itself has no end, one to two references doubles, and one to elsewhere would be fetched."""
+
+    def made(key: str, schema: Any, client: Any = shared_api.http) -> Any:
+        schemas = {"config_schema": {"worker": schema}, "user_config_schema": {"worker": schema}}
+        return client.post(f"/v0.5{PATH}", json=draft(shared_api, key, **schemas))
+
+    itself = {"type": "object", "properties": {"a": {"$ref": "#"}}}
+    error(made("bomb", itself), 403)
+    operator = shared_api.as_(shared_api.make_key("org_operator", "admin"))
+    assert made("trusted", itself, operator).status_code == 201
+    for schema in ({"$ref": "http://127.0.0.1:1/s"}, {"$ref": "file:///etc/passwd"}):
+        assert made("remote", schema, operator).status_code == 422
+    assert made("odd", {"$schema": 7}).status_code == 422
+    named: dict[str, Any] = {"span_records": {}, "seconds": {}}
+    patterns = {"properties": named, "patternProperties": {r"^(\p{L}+)+$": {}}, "additionalProperties": False}
+    pipeline = made("patterns", patterns)
+    assert pipeline.status_code == 201, pipeline.text
+    body = shared_api.body(shared_api.upload("pattern.jsonl"), pipeline="patterns", pipeline_version="1.0.0")
+    body["parameters"] = {"worker": {"config": {"a" * 60 + "!": 1}}}
+    error(shared_api.http.post("/v0.5/batch/jobs", json=body), 422)
+    body["parameters"] = {"worker": {"config": {"schön": 1}}}
+    assert shared_api.http.post("/v0.5/batch/jobs", json=body).status_code == 201
+
+
 def test_templates_in_folders_are_changed_there(shared_api: Api) -> None:
     api = shared_api
     operator = api.as_(api.make_key("org_operator", "admin"))

@@ -245,6 +245,34 @@ def test_what_went_to_the_archive_is_streamed_as_well(api: Api) -> None:
     assert api.get(f"/batch/jobs/{job_id}/events", limit=3)["total"] == 14
 
 
+def test_a_listener_is_given_pieces_that_fit_a_slow_ones_memory() -> None:
+    """Else a thousand slow listeners would each hold a whole ring."""
+    feed = hub.Feed(hub.Cursor())
+    feed.ring.extend(hub.Encoded(True, n, b"x" * 1000) for n in range(1, 1001))
+    place, numbers = 0, list[int]()
+    while (found := feed.after(place))[0]:
+        entries, place = found
+        assert sum(len(one.body) for one in entries) <= 256 << 10
+        numbers += [one.number for one in entries]
+    assert numbers == list(range(1, 1001))
+
+
+def test_an_organisation_cannot_take_all_connections_of_the_store(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "MOST_OF_ORG", 1)
+    first, second = (api.create(api.upload(name)) for name in ("one.jsonl", "two.jsonl"))
+    with api.http.stream("GET", f"/v0.5/batch/jobs/{first}/stream") as listening:
+        pieces = listening.iter_raw()
+        next(pieces)
+        until(lambda: api.service.hub._feeds)
+        refused = api.http.get(f"/v0.5/batch/jobs/{second}/stream")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+        with api.http.stream("GET", f"/v0.5/batch/jobs/{first}/stream") as again:  # it has its reader already
+            assert again.status_code == 200
+    until(lambda: not api.service.hub._feeds)
+    with api.http.stream("GET", f"/v0.5/batch/jobs/{second}/stream") as later:
+        assert later.status_code == 200
+
+
 def test_deleting_the_job_ends_its_streams(api: Api) -> None:
     job_id = api.create(pipeline="quick-train", pipeline_type="training", inputs={})
     listener = Listener(api, job_id)

@@ -12,6 +12,7 @@ from controller_lab import House, at_home, now, until
 from fake_launcher import Script
 from valkey_lab import Valkey
 
+from jos import archive
 from jos.archive import CHUNK, Archived
 from jos.controller.archiver import Archiver
 from jos.controller.controller import Duties
@@ -19,8 +20,10 @@ from jos.controller.metrics import Metrics, serve
 from jos.controller.pruner import Pruner
 from jos.controller.view import View
 from jos.core.commands import Admit, Cancel, Retry
-from jos.core.errors import StorageUnavailable
+from jos.core.errors import NotFound, StorageUnavailable
 from jos.core.model import EventDraft, Job, Status, job_folder
+from jos.files.service import Files
+from jos.removal import MARKS, Removals
 from jos.storage import open_storage
 from jos.store.changes import CHANGES
 from jos.store.records import Mirror
@@ -130,7 +133,8 @@ def test_a_job_that_runs_long_is_archived_in_pieces_before_its_events_are_trimme
 def pruner(house: House, **kept: Any) -> Pruner:
     storage = open_storage(str(house.folder / "storage"))
     options: dict[str, Any] = {"streams_kept": timedelta(hours=1), "jobs_kept": None, **kept}
-    return Pruner(house.store, storage, Metrics(), **options)
+    removals = Removals(house.store, storage, Files(house.store, storage))
+    return Pruner(house.store, storage, removals, Metrics(), **options)
 
 
 def test_streams_go_hours_after_the_archive_but_not_of_a_job_that_was_retried(valkey: Valkey) -> None:
@@ -138,6 +142,9 @@ def test_streams_go_hours_after_the_archive_but_not_of_a_job_that_was_retried(va
         shelf = Shelf(house)
         gone, retried = await ended_job(house), await ended_job(house)
         await archiver(house, shelf).step(now())
+        storage = open_storage(str(house.folder / "storage"))
+        for job in (gone, retried):  # the shelf only notes what it is given
+            await archive.archive(house.store, storage, await house.store.get(job.id), everything=True)
         await house.say(retried, Retry())
         await pruner(house).step(now())
         assert (await house.store.events(gone.id))[1]
@@ -163,6 +170,66 @@ def test_jobs_are_removed_after_the_retention_time_and_only_those(valkey: Valkey
         assert list(await house.store.get_many([old.id, runs.id])) == [runs.id]
         assert not list(storage.list(job_folder(old.org_id, old.id)))
         assert len(list(storage.list(job_folder(runs.org_id, runs.id)))) == 2
+
+    at_home(home(valkey), test)
+
+
+def test_a_job_that_is_retried_just_then_is_not_removed(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        storage = open_storage(str(house.folder / "storage"))
+        job = await ended_job(house)
+        key = f"{job_folder(job.org_id, job.id)}job.json"
+        storage.write(key, b"{}")
+        loop = pruner(house, jobs_kept=timedelta(days=7))
+        found = loop._old
+
+        async def old_and_then_retried(*arguments: Any) -> list[Job]:
+            jobs = await found(*arguments)
+            if jobs:
+                await house.say(job, Retry())
+            return jobs
+
+        loop._old = old_and_then_retried  # type: ignore[method-assign]
+        await loop.step(now() + timedelta(days=8))
+        assert (await house.store.get(job.id)).status is Status.PENDING
+        assert storage.stat(key) is not None
+        assert not await house.store.connection.command("ZCARD", MARKS)
+
+    at_home(home(valkey), test)
+
+
+def test_an_archive_that_is_damaged_keeps_no_other_streams_in_redis(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        storage = open_storage(str(house.folder / "storage"))
+        bad, good = await ended_job(house), await ended_job(house)
+        await archiver(house, Shelf(house)).step(now())
+        for job in (bad, good):
+            await archive.archive(house.store, storage, await house.store.get(job.id), everything=True)
+        storage.write(archive.end_key(bad.org_id, bad.id), b"{")
+        await pruner(house).step(now() + timedelta(hours=2))
+        assert (await house.store.events(bad.id))[1]
+        assert not (await house.store.events(good.id))[1]
+
+    at_home(home(valkey), test)
+
+
+def test_what_is_archived_while_its_job_is_deleted_is_deleted_as_well(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        storage = open_storage(str(house.folder / "storage"))
+        job = await ended_job(house)
+
+        async def deleted_meanwhile(job: Job, *, everything: bool) -> Archived:
+            await house.store.delete(job.id)
+            storage.write(f"{job_folder(job.org_id, job.id)}archive/events/000000000001.jsonl", b"{}")
+            raise NotFound("There is no such job.")
+
+        await Archiver(house.store, View(house.store), deleted_meanwhile, Metrics()).step(now())
+        loop = pruner(house)
+        old = ("ZADD", MARKS, "XX", 0, f"{job.org_id} {job.id}")  # the mark is there, and as if a while had passed
+        await house.store.connection.command(*old)
+        await loop.step(now())
+        assert not list(storage.list(job_folder(job.org_id, job.id)))
+        assert not await house.store.connection.command("ZCARD", MARKS)
 
     at_home(home(valkey), test)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from test_driver import shouted, texts
 from test_driver_survives import assert_whole, committed_texts, slow_job
 from valkey_lab import NOW, Valkey
 
-from jos import archive, recovery
+from jos import archive, recovery, removal
 from jos.core.commands import Admit, Cancel, Completed, DriverGone, Retry, Started
 from jos.core.errors import NotFound
 from jos.core.ledger import STEPS
@@ -100,6 +100,21 @@ def test_a_job_whose_work_is_all_committed_is_completed_with_its_outputs(valkey:
         assert states["inp_0"].error_message == "task 0 is bad"
         assert await types(store, job) == [(1, "job.created"), (2, "job.recovered")]
         assert [(p.input_id, p.step) for p in (await store.progress(job.id))[1]] == [("inp_0", 20), ("inp_1", 10)]
+
+    with_store(valkey, tmp_path, body)
+
+
+def test_a_job_that_is_being_deleted_or_created_at_this_moment_is_left_alone(valkey: Valkey, tmp_path: Path) -> None:
+    """Its record is gone already, and its folder will be; or the record is about to come."""
+
+    async def body(store: Store, storage: Storage) -> None:
+        kept = Kept(storage, tasks={1: 10})
+        await removal.mark(store.connection, kept.spec.org_id, kept.spec.id)
+        assert (await put_back(store, storage)).jobs == 0
+        await store.connection.command("DEL", removal.MARKS)
+        later = kept.spec.model_copy(update={"created_at": datetime.now(UTC) + timedelta(minutes=1)})
+        storage.write(kept.folder + "job.json", later.model_dump_json(by_alias=True).encode())
+        assert (await put_back(store, storage)).jobs == 0
 
     with_store(valkey, tmp_path, body)
 

@@ -102,7 +102,7 @@ def ray_head(dashboard: bool, cpus: int = 16) -> Iterator[Head]:
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+            process.wait(5)  # what is left is killed next
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -234,22 +234,3 @@ class Service:
             assert answer.status_code == 200, answer.text
             found[output["data"]["filename"]] = answer.content
         return found
-
-
-@pytest.fixture(params=["local", "s3"])
-def root(request: pytest.FixtureRequest) -> str | None:
-    """Both kinds of storage root."""
-    if request.param == "local":
-        return None
-    request.getfixturevalue("seaweedfs")
-    return f"s3://jos/{os.urandom(4).hex()}"
-
-
-@pytest.fixture
-def service(tmp_path: Path, ray_jobs: Head) -> Iterator[Service]:
-    one = Service(tmp_path, ray_jobs)
-    try:
-        one.start()
-        yield one
-    finally:
-        one.close()

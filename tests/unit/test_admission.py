@@ -157,6 +157,13 @@ def test_the_lowest_priority_the_least_work_lost_and_the_latest_goes_first() -> 
     assert victims(made(*jobs, waits("job", priority=4, cpu=3))) == ["new", "old", "dear"]
 
 
+def test_who_is_told_to_leave_does_not_grow() -> None:
+    low = holds("low", indexes=3, parallelism=8, priority=0)
+    result = made(low, waits("high", cpu=2, priority=5))
+    assert victims(result) == ["low"]
+    assert result.grows == []
+
+
 def test_victims_that_turn_out_not_to_be_needed_stay() -> None:
     jobs = holds("small", 1, priority=0), holds("large", 3, priority=1), waits("job", cpu=3, priority=2)
     result = made(*jobs)

@@ -78,6 +78,23 @@ def test_time_in_which_nobody_listened_is_no_silence() -> None:
     assert out.sight(one).heard == at(61)
 
 
+def test_a_clock_that_was_put_back_does_not_keep_a_silent_driver_from_being_noticed() -> None:
+    out, one = lookout(), job(admitted=-7200)
+    listen(out, one, {1: 1, 2: 2, -3600: 2, -3599: 2, -3598: 2})
+    assert out.sight(one).heard == at(-3600)
+
+
+def test_an_answer_that_nobody_understands_is_none() -> None:
+    class Garbled(Cluster):
+        async def nodes(self) -> tuple[Node, ...] | None:
+            raise ValueError("this is no JSON")
+
+    out = lookout(Garbled())
+    asyncio.run(out.look(at(1)))
+    assert not out.answers
+    assert not out.drivers
+
+
 def test_a_new_controller_gives_everybody_time() -> None:
     out, one = Lookout(Cluster(), at(1000)), job()  # type: ignore[arg-type]
     out.hear([one], {}, at(1000))

@@ -8,7 +8,7 @@ from typing import Any
 from test_lookout import BEGAN, job
 
 from jos.controller.view import View, holding
-from jos.core.model import Job, Status
+from jos.core.model import Job, Status, Timeouts
 
 
 def view(*jobs: Job) -> View:
@@ -55,6 +55,17 @@ def test_a_job_without_a_queue_is_watched_but_not_planned_for() -> None:
     own = view(changed(queue=""))
     assert len(own.holding) == 1
     assert own.held({}, BEGAN) == ()
+
+
+def test_only_jobs_that_can_run_out_of_time_where_they_are_are_looked_at_for_it() -> None:
+    queue, run = {"timeouts": Timeouts(queue=60)}, {"timeouts": Timeouts(run=60)}
+    assert len(view(changed(**queue, **PENDING)).timed) == 1
+    assert len(view(changed(**run)).timed) == 1
+    for other in (changed(**PENDING), changed(**run, **PENDING), changed(**queue)):
+        assert view(other).timed == []
+    one = view(changed(**run))
+    one.drop(job().id)
+    assert one.timed == []
 
 
 def test_a_trainer_uses_one_index_whatever_it_may_use() -> None:

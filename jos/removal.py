@@ -1,8 +1,10 @@
 """Deleting a job: its record goes at once, its folder in storage next, however large it is and whatever is killed.
+The API does so for a user, the controller after the retention time.
 
 A mark in Redis names each folder that is to go; whoever finds an old one goes on with it. `job.json` is the first
 object to go: without it a recovery makes no job of what is left.
-May import: jos.core, jos.files, jos.storage, jos.store. Tests: tests/integration/test_api_jobs.py.
+May import: jos.core, jos.files, jos.storage, jos.store. Tests: tests/integration/test_api_jobs.py and
+test_controller_chores.py.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
@@ -18,9 +21,10 @@ from jos.core.errors import Conflict, JosError, NotFound
 from jos.core.model import Job, job_folder
 from jos.files.service import Files
 from jos.storage.base import Storage
+from jos.store.connection import Connection
 from jos.store.redis import Store
 
-log = structlog.get_logger("jos.api")
+log = structlog.get_logger()
 
 MARKS = "jos:deleting"  # ZSET "org job" -> when its deletion began, in seconds
 _PATIENCE = 10.0  # seconds that an answer waits for the folder; a large one goes on after it
@@ -36,6 +40,18 @@ def check_deletable(job: Job) -> None:
         )
     if job.holds_capacity:
         raise Conflict(f"Job {job.id} is {job.status}, but its driver still leaves.", suggestion="Try again soon.")
+
+
+async def mark(connection: Connection, org_id: str, job_id: str) -> str:
+    """From now on the job's folder is to go, once there is no record of it."""
+    name = f"{org_id} {job_id}"
+    await connection.command("ZADD", MARKS, int(datetime.now(UTC).timestamp()), name)
+    return name
+
+
+async def marked(connection: Connection, org_id: str, job_id: str) -> bool:
+    """Whether the job is being deleted."""
+    return await connection.command("ZSCORE", MARKS, f"{org_id} {job_id}") is not None
 
 
 class Removals:
@@ -54,17 +70,16 @@ class Removals:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def remove(self, job: Job) -> None:
-        """Raises Conflict when the job is not over, NotFound when it is gone."""
-        check_deletable(job)
-        mark = f"{job.org_id} {job.id}"
-        await self._store.connection.command("ZADD", MARKS, int(datetime.now(UTC).timestamp()), mark)
+    async def remove(self, job: Job, check: Callable[[Job], None] = check_deletable) -> None:
+        """`check` looks at the job, and once more at the very record that is removed. Raises Conflict when it does."""
+        check(job)
+        name = await mark(self._store.connection, job.org_id, job.id)
         try:
-            await self._store.delete(job.id, check=check_deletable)
+            await self._store.delete(job.id, check=check)
         except Conflict:  # it was retried meanwhile
-            await self._store.connection.command("ZREM", MARKS, mark)
+            await self._store.connection.command("ZREM", MARKS, name)
             raise
-        task = asyncio.create_task(self._sweep(job.org_id, job.id, mark), name=f"remove {job.id}")
+        task = asyncio.create_task(self._sweep(job.org_id, job.id, name), name=f"remove {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         with contextlib.suppress(TimeoutError):
@@ -99,12 +114,13 @@ class Removals:
     async def _resume(self) -> None:
         while True:
             try:
-                await self._go_on()
+                await self.go_on()
             except JosError as error:
                 log.warning("deletions wait", error=str(error))
             await asyncio.sleep(_EVERY)
 
-    async def _go_on(self) -> None:
+    async def go_on(self) -> None:
+        """With deletions that whoever began them did not end."""
         before = int(datetime.now(UTC).timestamp() - _PATIENCE)
         for mark in await self._store.connection.command("ZRANGEBYSCORE", MARKS, "-inf", before):
             org_id, _, job_id = mark.decode().partition(" ")
