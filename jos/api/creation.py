@@ -20,6 +20,7 @@ from jos.core.model import Checkpoint, InputRef, Job, JobInput, JobRequest, Pipe
 from jos.storage.source import stat_input
 from jos.store import idempotency
 from jos.submission import enter, resolved
+from jos.tracing import span
 
 _TRAINING_JOBS = 50  # looked at in one go for a checkpoint
 _NAMED = 100  # unknown files named in one message
@@ -44,7 +45,8 @@ async def create(parts: Service, caller: Caller, body: wire.JobCreate, idempoten
     await _mark(parts, caller.org_id, sorted({uid for _, uid in inputs if uid}), job_id)
     queue = parts.queues.queue_of(pipeline.pipeline_key, pipeline.queue)
     try:
-        return await enter(spec, parts.store, parts.storage, queue)
+        with span("create", job_id, org=caller.org_id):
+            return await enter(spec, parts.store, parts.storage, queue)
     except Conflict:
         if idempotency_key is None:
             raise

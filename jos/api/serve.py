@@ -9,14 +9,12 @@ import gc
 import signal
 import socket
 import sys
-from typing import Any, TextIO
 
-import structlog
-import structlog.tracebacks
 import uvicorn
 from fastapi import FastAPI
 
 from jos.api.app import create_app
+from jos.logs import log_to
 from jos.settings import Settings
 
 GRACE = 20  # seconds that requests have to finish
@@ -65,22 +63,3 @@ def serve(settings: Settings | None = None) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
     server(app, settings.api_host, settings.api_port).run()
-
-
-def log_to(file: TextIO) -> None:
-    """One JSON object a line, or text where a person looks at it."""
-    person = file.isatty()
-    # never the values of local variables, as structlog has it by default: keys and passwords are among them
-    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    shown: list[Any] = [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
-    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([plain] if person else shown),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=file),
-        cache_logger_on_first_use=False,
-    )

@@ -45,7 +45,7 @@ async def initiate_upload(body: wire.UploadStart, request: Request, caller: User
     )
 
 
-@router.post("/{upload_id}/parts/urls", responses=documented(400, 404, 409, 422))
+@router.post("/{upload_id}/parts/urls", responses=documented(400, 404, 409, 413, 422))
 async def renew_part_urls(
     upload_id: str, body: wire.PartNumbers, request: Request, caller: User, parts: Parts
 ) -> wire.UploadParts:
@@ -54,7 +54,7 @@ async def renew_part_urls(
     return wire.UploadParts(parts=await _urls(parts, base_url(request), upload, asked))
 
 
-@router.post("/{upload_id}/parts/checkpoint", responses=documented(400, 404, 409, 422))
+@router.post("/{upload_id}/parts/checkpoint", responses=documented(400, 404, 409, 413, 422))
 async def checkpoint_parts(upload_id: str, body: wire.PartTokens, caller: User, parts: Parts) -> wire.NumCheckpointed:
     """Remembers parts that are uploaded, so that a resumed upload does not send them again."""
     tokens = {part.part_number: part.part_token for part in body.parts}
@@ -62,7 +62,7 @@ async def checkpoint_parts(upload_id: str, body: wire.PartTokens, caller: User, 
     return wire.NumCheckpointed(num_checkpointed=count)
 
 
-@router.post("/{upload_id}/complete", responses=documented(400, 404, 409, 422))
+@router.post("/{upload_id}/complete", responses=documented(400, 404, 409, 413, 422))
 async def complete_upload(upload_id: str, body: wire.UploadComplete, caller: User, parts: Parts) -> wire.FileComplete:
     """Makes the file of its parts, those that were checkpointed and those named here."""
     tokens = {part.part_number: part.part_token for part in body.parts}

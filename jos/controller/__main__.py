@@ -7,7 +7,6 @@ May import: everything below the command line. Tests: tests/integration/test_con
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from datetime import timedelta
@@ -23,6 +22,7 @@ from jos.core.queues import QueueConfig
 from jos.files.service import Files
 from jos.launch.base import Launcher
 from jos.launch.ray_jobs import RayJobs, passed_environment
+from jos.logs import log_to
 from jos.settings import Settings
 from jos.store.drivers import Drivers
 from jos.wiring import Wired, open_queues, wired
@@ -73,24 +73,8 @@ async def _run(parts: Wired, launcher: Launcher, config: QueueConfig) -> None:
         log.info("controller is down")
 
 
-def configure_logs() -> None:
-    """Lines for people on a terminal, JSON everywhere else."""
-    people = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            *(() if people else (structlog.processors.dict_tracebacks,)),
-            structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 def main() -> int:
-    configure_logs()
+    log_to(sys.stderr)
     try:
         asyncio.run(run_controller(Settings()))
     except JosError as error:

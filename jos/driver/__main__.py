@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import os
 import platform
 import sys
@@ -24,6 +23,7 @@ from jos.driver.attempts import Leave, run_admitted, run_attempts
 from jos.driver.cluster import disconnect
 from jos.driver.driver import Ending, Outcome
 from jos.driver.warm import MOST_JOBS, Left, WarmDriver
+from jos.logs import log_to
 from jos.request import read_request
 from jos.settings import Settings
 from jos.submission import submit
@@ -115,11 +115,8 @@ def _report(job_id: str, outcome: Outcome, as_json: bool) -> None:
 
 
 def main() -> int:
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     arguments = _arguments()
+    log_to(sys.stderr, person=True if arguments.command in ("run", "resume") else None)
     try:
         return asyncio.run(_main(arguments))
     except JosError as error:

@@ -56,7 +56,8 @@ class Api:
             home=self.folder / "home", pipelines=os.fspath(HERE / "pipelines"), org="org_operator", **self.settings_
         )
         from jos.api.app import create_app  # here: most test sessions use none of it
-        from jos.api.serve import log_to, server
+        from jos.api.serve import server
+        from jos.logs import log_to
 
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "api.log"
