@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.harness import RESULTS, ROOT, say
 
-NAMES = ("dispatch", "classify", "growth", "resume", "startup")
+NAMES = ("dispatch", "classify", "growth", "resume", "startup", "admission", "store", "api", "service")
 README = Path(__file__).resolve().parent / "README.md"
 
 
@@ -41,8 +41,8 @@ def assemble() -> None:
             raise SystemExit(f"benchmarks/README.md lacks its markers for {name}")
         if not result.exists():
             continue
-        plot = f"![{name}](results/{name}.png)"
-        text = f"{before}{start}\n\n{result.read_text().strip()}\n\n{plot}\n\n{end}{after}"
+        plot = f"\n\n![{name}](results/{name}.png)" if result.with_suffix(".png").exists() else ""
+        text = f"{before}{start}\n\n{result.read_text().strip()}{plot}\n\n{end}{after}"
     README.write_text(text)
 
 

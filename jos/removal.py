@@ -22,11 +22,13 @@ from jos.core.model import Job, job_folder
 from jos.files.service import Files
 from jos.storage.base import Storage
 from jos.store.connection import Connection
+from jos.store.idempotency import KEEP_SECONDS
 from jos.store.redis import Store
 
 log = structlog.get_logger()
 
 MARKS = "jos:deleting"  # ZSET "org job" -> when its deletion began, in seconds
+_GRAVE = "jos:deleted:"
 _PATIENCE = 10.0  # seconds that an answer waits for the folder; a large one goes on after it
 _EVERY = 60.0
 _BATCH = 1000
@@ -54,6 +56,11 @@ async def marked(connection: Connection, org_id: str, job_id: str) -> bool:
     return await connection.command("ZSCORE", MARKS, f"{org_id} {job_id}") is not None
 
 
+async def deleted(connection: Connection, job_id: str) -> bool:
+    """Whether there was such a job, within the life of an idempotency key that may still name it."""
+    return bool(await connection.command("EXISTS", _GRAVE + job_id))
+
+
 class Removals:
     def __init__(self, store: Store, storage: Storage, files: Files) -> None:
         self._store, self._storage, self._files = store, storage, files
@@ -73,11 +80,13 @@ class Removals:
     async def remove(self, job: Job, check: Callable[[Job], None] = check_deletable) -> None:
         """`check` looks at the job, and once more at the very record that is removed. Raises Conflict when it does."""
         check(job)
-        name = await mark(self._store.connection, job.org_id, job.id)
+        connection = self._store.connection
+        name = await mark(connection, job.org_id, job.id)
+        await connection.command("SET", _GRAVE + job.id, "", "EX", KEEP_SECONDS + 3600)
         try:
             await self._store.delete(job.id, check=check)
         except Conflict:  # it was retried meanwhile
-            await self._store.connection.command("ZREM", MARKS, name)
+            await connection.commands([("ZREM", MARKS, name), ("DEL", _GRAVE + job.id)])
             raise
         task = asyncio.create_task(self._sweep(job.org_id, job.id, name), name=f"remove {job.id}")
         self._tasks.add(task)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 
-from jos import wire
+from jos import removal, wire
 from jos.api.context import Caller, Service
 from jos.core import config
 from jos.core.errors import BadRequest, Conflict, Forbidden, NotFound
@@ -40,6 +40,8 @@ async def create(parts: Service, caller: Caller, body: wire.JobCreate, idempoten
         if not first:
             with contextlib.suppress(NotFound):  # whoever came first did not get that far: go on in its place
                 return await parts.store.get(job_id)
+            if await removal.deleted(parts.connection, job_id):  # its folder may still be on its way out
+                raise Conflict("The job of this Idempotency-Key was deleted.", suggestion="Take a fresh key.")
     spec = resolved(request, pipeline, parameters, [source for source, _ in inputs], caller.org_id, job_id)
     # before the record is there: a file must not be deleted between the look at it and the job
     await _mark(parts, caller.org_id, sorted({uid for _, uid in inputs if uid}), job_id)

@@ -33,14 +33,6 @@ async def known(connection: Connection, org_id: str, key: str) -> tuple[str, str
     return found[0], found[1]
 
 
-async def release(connection: Connection, org_id: str, key: str, job_id: str) -> None:
-    """Gives a claim up whose job could not be made, so that the request can be sent again."""
-    place = _place(org_id, key)
-    there = await connection.command("GET", place)
-    if there is not None and orjson.loads(there)[0] == job_id:
-        await connection.command("UNLINK", place)
-
-
 def _place(org_id: str, key: str) -> str:
     """The key is a stranger's text of any length, so it is hashed."""
     return f"jos:idempotency:{org_id}:{hashlib.sha256(key.encode()).hexdigest()}"

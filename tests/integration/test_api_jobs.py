@@ -142,6 +142,15 @@ def test_the_same_request_gives_its_job_whatever_became_of_its_files(api: Api) -
     assert api.call("POST", "/batch/jobs", 201, json=body, headers=headers)["id"] == job_id
 
 
+def test_a_deleted_job_is_not_made_again_by_its_old_key(api: Api) -> None:
+    headers, body = {"Idempotency-Key": "gone"}, api.body(api.upload("words.jsonl"))
+    job_id = api.call("POST", "/batch/jobs", 201, json=body, headers=headers)["id"]
+    api.cancel(job_id)
+    api.call("DELETE", f"/batch/jobs/{job_id}")
+    (error,) = errors(api.http.post("/v0.5/batch/jobs", json=body, headers=headers), 409)
+    assert "deleted" in error["message"]
+
+
 def test_a_file_that_a_live_job_reads_stays_until_the_job_is_deleted(api: Api) -> None:
     words = api.upload("words.jsonl")
     job_id = api.create(words)

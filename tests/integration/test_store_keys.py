@@ -107,21 +107,6 @@ def test_a_claim_holds_for_a_day_for_this_organisation_and_key_alone(valkey: Val
     on(valkey, test)
 
 
-def test_only_its_own_claim_can_be_given_up(valkey: Valkey) -> None:
-    async def test(store: Store) -> None:
-        await idempotency.claim(store.connection, "org_a", "k", "b1", "job_1")
-        await idempotency.release(store.connection, "org_a", "k", "job_2")
-        assert await idempotency.claim(store.connection, "org_a", "k", "b2", "job_2") == ("job_1", "b1")
-        await idempotency.release(store.connection, "org_a", "k", "job_1")
-        await idempotency.release(store.connection, "org_a", "k", "job_1")
-        assert await idempotency.claim(store.connection, "org_a", "k", "b2", "job_2") == ("job_2", "b2")
-
-    on(valkey, test)
-
-
-# --- secrets ------------------------------------------------------------------------------------------------
-
-
 def test_all_who_ask_for_a_secret_at_once_get_the_same_and_another_name_another(valkey: Valkey) -> None:
     async def test(store: Store) -> None:
         found = set(await asyncio.gather(*(secret(store.connection, "urls") for _ in range(20))))
