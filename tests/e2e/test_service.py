@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ import pytest
 from jobs_lab import BIN, Head, alive, until
 from service_lab import Service
 
-from jos.store import embedded
+from jos.store.redis import Store
 
 ONE_AT_A_TIME = {"queues": {"default": {"quota": {"cpu": 1}, "preemption": {"within_queue": "lower_priority"}}}}
 Started = Callable[..., Service]
@@ -101,6 +101,11 @@ def test_cancel_reads_at_once_and_the_workers_are_gone_within_seconds(started: S
     assert service.wait(after)["status"] == "COMPLETED"  # the capacity is free again
 
 
+async def wipe(service: Service) -> None:
+    async with await Store.open(None, service.home / "redis") as store:
+        await store.connection.command("FLUSHALL")
+
+
 def test_redis_is_wiped_and_everything_comes_back_from_storage(started: Started) -> None:
     service = started(ONE_AT_A_TIME)
     finished = slow(service, "finished", 10)
@@ -112,8 +117,7 @@ def test_redis_is_wiped_and_everything_comes_back_from_storage(started: Started)
     until(lambda: service.get(f"/batch/jobs/{unfinished}/progress")["total"] > 1)
     for process in (service.controller, service.api):
         process.end()
-    embedded.stop(service.home / "redis")
-    shutil.rmtree(service.home / "redis")
+    asyncio.run(wipe(service))  # under a driver that is still at work
     recovered = jos(service, "recover")
     assert recovered["problems"] == []
     service.api.start()
