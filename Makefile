@@ -31,7 +31,7 @@ up: .venv/.demo ## the whole service on this machine, until Ctrl-C
 
 test: .venv/.test ## all tests, short versions of the long ones
 	$(BIN)/python -m pytest -q -n 2 tests/unit
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/contract tests/integration tests/e2e tests/chaos
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/contract tests/integration tests/e2e tests/chaos
 
 check: .venv/.test lint types unit ## lint, types and unit tests, in under a minute
 
