@@ -137,7 +137,7 @@ class Killer:
                 process.kill()
                 process.start()
             case "driver":
-                pids = driver_pids(self.service)
+                pids = self.service.driver_pids()
                 if not pids:
                     return False
                 kill(self.chance.choice(pids))
@@ -150,20 +150,6 @@ class Killer:
                 with contextlib.suppress(FileNotFoundError, ValueError):
                     kill(int((self.service.home / "redis" / embedded.PID).read_text()))
         return True
-
-
-def driver_pids(service: Service) -> list[int]:
-    """Processes of `python -m jos.driver` that serve this home."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
-            ours = f"JOS_HOME={service.home}".encode() in environment.split(b"\0")
-            if ours and b"jos.driver" in command and b"python" in command.split(b"\0")[0]:
-                found.append(int(folder.name))
-    return found
 
 
 def index_pids(service: Service, job_id: str) -> list[int]:

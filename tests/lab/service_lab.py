@@ -20,7 +20,7 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
-from jobs_lab import BIN, HERE, RAY_ENVIRONMENT, Head, ray_head, until
+from jobs_lab import BIN, HERE, RAY_ENVIRONMENT, Head, kill, ray_head, until
 from services_lab import _die_with_parent, free_ports
 
 from jos.store import embedded
@@ -161,8 +161,23 @@ class Service:
                 if one.process is not None:
                     one.go_on() if one.process.poll() is None else None
                     one.kill()
+        for pid in self.driver_pids():  # the head outlives this service; spare drivers would wait on it for ever
+            kill(pid)
         self.http.close()
         embedded.stop(self.home / "redis")
+
+    def driver_pids(self) -> list[int]:
+        """Processes of `python -m jos.driver` that serve this home."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+                ours = f"JOS_HOME={self.home}".encode() in environment.split(b"\0")
+                if ours and b"jos.driver" in command and b"python" in command.split(b"\0")[0]:
+                    found.append(int(folder.name))
+        return found
 
     # --- plain HTTP -----------------------------------------------------------------------------------
 
