@@ -40,6 +40,17 @@ if TYPE_CHECKING:
     from jos.engine import Engine
     from jos.launch.local import LocalDriver
 
+# The options that make a request, the same for `run` and `submit`.
+RequestFile = Annotated[Path | None, typer.Argument(help="A job.yaml; see pipelines/*/examples.")]
+PipelineKey = Annotated[str | None, typer.Option(help="Instead of a file: the pipeline's key.")]
+PipelineVersion = Annotated[str | None, typer.Option(help="Its version; default: the latest published.")]
+JobName = Annotated[str | None, typer.Option(help="A name for the job.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="component.path=value, e.g. worker.config.batch_size=64; repeat.")
+]
+Parallelism = Annotated[int | None, typer.Option(min=1, help="The most indexes (actors) at once.")]
+Priority = Annotated[int | None, typer.Option(help="Default: the pipeline's.")]
+
 
 def resolve_id(engine: Engine, job_id: str) -> str:
     if job_id != "last":
@@ -61,18 +72,16 @@ def service_drives(engine: Engine) -> bool:
 
 
 def run(
-    file: Annotated[Path | None, typer.Argument(help="A job.yaml; see pipelines/*/examples.")] = None,
-    pipeline: Annotated[str | None, typer.Option(help="Instead of a file: the pipeline's key.")] = None,
-    version: Annotated[str | None, typer.Option(help="Its version; default: the latest published.")] = None,
-    name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
+    file: RequestFile = None,
+    pipeline: PipelineKey = None,
+    version: PipelineVersion = None,
+    name: JobName = None,
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="PORT=FILE[,class=NAME]; repeat; FILE may be a glob or a URL.")
     ] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", help="component.path=value, e.g. worker.config.batch_size=64; repeat.")
-    ] = None,
-    parallelism: Annotated[int | None, typer.Option(min=1, help="The most indexes (actors) at once.")] = None,
-    priority: Annotated[int | None, typer.Option(help="Default: the pipeline's.")] = None,
+    sets: Sets = None,
+    parallelism: Parallelism = None,
+    priority: Priority = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return at once; follow with `jos events JOB --follow`.")
     ] = False,

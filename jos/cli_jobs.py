@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jos.cli_engine import request_of
+from jos.cli_engine import JobName, Parallelism, PipelineKey, PipelineVersion, Priority, RequestFile, Sets, request_of
 from jos.cli_where import dump, somewhere
 from jos.core.errors import BadRequest, NotFound
 from jos.core.model import JobRequest, Status
@@ -47,19 +47,17 @@ if TYPE_CHECKING:
 
 
 def submit(
-    file: Annotated[Path | None, typer.Argument(help="A job.yaml; see pipelines/*/examples.")] = None,
-    pipeline: Annotated[str | None, typer.Option(help="Instead of a file: the pipeline's key.")] = None,
-    version: Annotated[str | None, typer.Option(help="Its version; default: the latest published.")] = None,
-    name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
+    file: RequestFile = None,
+    pipeline: PipelineKey = None,
+    version: PipelineVersion = None,
+    name: JobName = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", help="PORT=FILE[,class=NAME]; repeat; FILE is a path, a glob or an uploaded name."),
     ] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", help="component.path=value, e.g. worker.config.batch_size=64; repeat.")
-    ] = None,
-    parallelism: Annotated[int | None, typer.Option(min=1, help="The most indexes (actors) at once.")] = None,
-    priority: Annotated[int | None, typer.Option(help="Default: the pipeline's.")] = None,
+    sets: Sets = None,
+    parallelism: Parallelism = None,
+    priority: Priority = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace uploaded files of other content.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
     download: Annotated[

@@ -3,7 +3,7 @@
 BasicMotions (in the sktime package): a wrist's accelerometer and gyroscope, 6 channels, 4 activities, 40 + 40
 recordings of 10 s at 10 Hz. The train recordings become labelled n-shot files; the test recordings, five to a file
 as a logger would have written them, are to be classified; their truth stays aside.
-May import: jos.engine, rich, sktime and numpy when it runs. Tests: tests/e2e/test_demo.py.
+May import: jos.engine, rich, sktime and numpy when it runs. Tests: `make demo`, which CI runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`jos doctor`: what works on this machine, and what to do about what does not. Changes nothing that lasts.
 
-May import: everything below cli. Tests: tests/e2e/test_cli.py.
+May import: everything below cli. Tests: tests/e2e/test_doors.py.
 """
 
 from __future__ import annotations

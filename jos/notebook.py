@@ -1,6 +1,6 @@
 """`jos.run(...)` for notebooks and scripts: start a job, watch it, get its results as a DataFrame.
 
-May import: jos.engine. Tests: tests/e2e/test_python_api.py.
+May import: jos.engine. Tests: tests/e2e/test_doors.py.
 """
 
 from __future__ import annotations

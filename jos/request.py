@@ -158,27 +158,29 @@ def build(
         "name": name or pipeline,
         "pipeline_key": pipeline,
         "pipeline_version": version,
-        "inputs": {_port(p): [_ref(r) for r in _listed(refs)] for p, refs in inputs.items()},
+        "inputs": {port_name(p): [reference(r) for r in listed(refs)] for p, refs in inputs.items()},
         "parameters": merged,
         "priority": priority,
     }
     return with_base(parse_request(data), Path.cwd())
 
 
-def _port(name: str) -> str:
+def port_name(name: str) -> str:
     return name if "." in name else f"worker.{name}"
 
 
-def _listed(refs: Any) -> list[Any]:
-    one = isinstance(refs, str | Path | Mapping) or (isinstance(refs, tuple) and len(refs) == 2)
-    return [refs] if one else list(refs)
+def listed(given: Any) -> list[Any]:
+    """One input of a port, or many, as a list."""
+    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
+    return [given] if pair or isinstance(given, str | Path | Mapping | InputRef) else list(given)
 
 
-def _ref(ref: Any) -> Any:
-    match ref:
+def reference(given: Any) -> Any:
+    """The InputRef, or what becomes one, of an input as `build` takes it; anything else is handed on to be refused."""
+    match given:
         case str() | Path():
-            return {"file_id": str(ref)}
+            return {"file_id": str(given)}
         case (str() | Path() as path, str() as label):
             return {"file_id": str(path), "metadata": {"class": label}}
         case _:
-            return ref
+            return given

@@ -1,6 +1,6 @@
 """Settings, from the environment (JOS_…) or the command line. All have defaults that work on a laptop.
 
-May import: pydantic-settings. Tests: tests/unit/test_settings.py. For people: docs/settings.md.
+May import: pydantic-settings. Tests: tests/unit/test_docs.py. For people: docs/settings.md.
 """
 
 from __future__ import annotations

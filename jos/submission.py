@@ -1,6 +1,6 @@
 """From a request to a job that can run: validate, find every input, write `job.json`, then the record.
 
-May import: jos.core, jos.registry, jos.storage, jos.store. Tests: tests/integration/test_submission.py.
+May import: jos.core, jos.registry, jos.storage, jos.store. Tests: tests/integration/test_driver.py.
 """
 
 from __future__ import annotations

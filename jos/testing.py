@@ -3,7 +3,7 @@
     outputs = run_worker(Shout, ["texts.jsonl"], config={"loud": True})
     assert outputs.files["texts"] == b'…'
 
-May import: jos.worker, jos.core. Tests: tests/unit/test_testing.py.
+May import: jos.worker, jos.core. Tests: tests/unit/test_records.py.
 """
 
 from __future__ import annotations

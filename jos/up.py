@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +268,7 @@ async def drain(settings: Settings, dashboard: str) -> int:
     async with wired(settings) as parts:
         launcher = RayJobs(dashboard, Drivers(parts.store.connection), parts.storage.url)
         try:
-            active = await parts.store.active(datetime.now(UTC))
+            active = await parts.store.active()
             holding = [j for j in active if j.holds_capacity]
             at_work = [j for j in holding if not j.status.terminal]
             deadline = time.monotonic() + DRAIN_SECONDS

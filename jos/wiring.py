@@ -1,6 +1,6 @@
 """Puts the parts together as the settings say: which Redis, which storage, which pipelines.
 
-May import: everything below cli and notebook. Tests: tests/integration/test_wiring.py.
+May import: everything below cli and notebook. Tests: tests/integration/test_driver.py.
 """
 
 from __future__ import annotations

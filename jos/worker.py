@@ -12,7 +12,7 @@ The three stages of neighbouring spans overlap, so the accelerator never waits f
 (training) derives from `Trainer` instead; a worker of one record in, one record out from `RecordWorker`
 (jos/records.py). See docs/pipelines.md.
 
-May import: stdlib and `jos.core.errors`. Tests: tests/unit/test_worker.py.
+May import: stdlib and `jos.core.errors`. Tests: tests/unit/test_index.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`Job`: a handle on one job of the service.
 
-May import: tqdm, jos.wire, jos.client.*. Tests: tests/unit/test_client_jobs.py, tests/e2e/test_client.py.
+May import: tqdm, jos.wire, jos.client.*. Tests: tests/e2e/test_client.py, tests/e2e/test_client.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a caller names as inputs, told apart: files of this machine, which are uploaded first, and files that the server
 has already.
 
-May import: jos.core, jos.client.files. Tests: tests/unit/test_client_jobs.py.
+May import: jos.core, jos.request, jos.client.files. Tests: tests/unit/test_client_inputs.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from jos.client.files import distinct, expand
 from jos.core.errors import BadRequest, ConfigInvalid, Violation
 from jos.core.model import InputRef
+from jos.request import listed, port_name, reference
 
 # A path; (path, class); {"file_id": …, "metadata": {…}}; {"kind": "checkpoint", …}; or a list of these.
 Given = Any
@@ -32,9 +35,9 @@ def sort_out(inputs: Mapping[str, Given], folder: Path) -> Named:
     star must be one; anything else is the name of an uploaded file. All that is wrong is told at once."""
     named, violations = Named(), list[Violation]()
     for port, given in inputs.items():
-        full = port if "." in port else f"worker.{port}"
+        full = port_name(port)
         refs = named.inputs.setdefault(full, [])
-        for at, one in enumerate(_listed(given)):
+        for at, one in enumerate(listed(given)):
             try:
                 made, local = _one(one, folder)
             except BadRequest as error:
@@ -48,23 +51,11 @@ def sort_out(inputs: Mapping[str, Given], folder: Path) -> Named:
     return named
 
 
-def _listed(given: Given) -> list[Any]:
-    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
-    return [given] if pair or isinstance(given, str | Path | Mapping | InputRef) else list(given)
-
-
 def _one(given: Given, folder: Path) -> tuple[list[InputRef], list[Path]]:
-    match given:
-        case (str() | Path() as path, str() as label):
-            ref = InputRef(file_id=str(path), metadata={"class": label})
-        case str() | Path() as path:
-            ref = InputRef(file_id=str(path))
-        case InputRef():
-            ref = given
-        case Mapping():
-            ref = InputRef.model_validate(dict(given))
-        case _:
-            raise BadRequest(f"{given!r} is no input: give a path, (path, class), or a mapping with file_id.")
+    try:
+        ref = InputRef.model_validate(reference(given))
+    except ValidationError as error:
+        raise BadRequest(f"{given!r} is no input: give a path, (path, class), or a mapping with file_id.") from error
     if ref.file_id is None:
         return [ref], []
     if "://" in ref.file_id:

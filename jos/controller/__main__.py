@@ -1,7 +1,7 @@
 """`jos controller`, or `python -m jos.controller`: one controller, until SIGTERM or SIGINT. Any number may run; one
 leads, and the others take over within seconds.
 
-May import: everything below the command line. Tests: tests/integration/test_controller_process.py.
+May import: everything below the command line. Tests: tests/e2e/test_service.py.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Admitter:
     async def step(self) -> None:
         rest = self._planned + self._idle - time.monotonic()  # a new leader plans at once
         block = 1 if rest <= 0 or self._unsaid else max(1, round(rest * 1000))
-        different = await self._view.follow(block, datetime.now(UTC))
+        different = await self._view.follow(block)
         if not self._lookout.answers:  # nobody could start a driver, and all reasons would be wrong
             self._planned, self._unsaid = time.monotonic(), []
             return

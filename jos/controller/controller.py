@@ -133,7 +133,7 @@ class Controller:
         now, self._admitted = datetime.now(UTC), time.monotonic()
         self.view = View(self._store)  # of an earlier term nothing is believed
         lookout, crew = Lookout(self._launcher, now), Crew(self._launcher, self.metrics.failed, self._paces.again)
-        await asyncio.gather(self.view.resync(now), lookout.look(now))
+        await asyncio.gather(self.view.resync(), lookout.look(now))
         tasks = [
             asyncio.create_task(keep(name, step, every, self._stopping, self.metrics.failed), name=name)
             for name, step, every in self._loops(lookout, crew)

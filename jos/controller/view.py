@@ -36,26 +36,26 @@ class View:
         self._holding: dict[str, Job] = {}
         self._timed: dict[str, Job] = {}
 
-    async def resync(self, now: datetime) -> None:
+    async def resync(self) -> None:
         """Looks at all active jobs. The position first: what changes meanwhile is then heard of again."""
         position = await changes.latest(self._store.connection)
-        active = await self._store.active(now)
+        active = await self._store.active()
         self._position, self._synced = position, time.monotonic()
         for gone in self.jobs.keys() - {job.id for job in active}:
             self.drop(gone)
         for job in active:
             self.put(job)
 
-    async def follow(self, block_ms: int, now: datetime) -> bool:
+    async def follow(self, block_ms: int) -> bool:
         """Waits for changes, `block_ms` at most; whether anything is different now."""
         if time.monotonic() - self._synced > self._resync:
-            await self.resync(now)
+            await self.resync()
             return True
         try:
             position, changed = await changes.wait(self._store.connection, self._position, block_ms)
         except ChangesLost:
             log.info("fell behind the changes; looking at all jobs")
-            await self.resync(now)
+            await self.resync()
             return True
         jobs = await self._store.get_many(changed) if changed else {}
         self._position = position

@@ -248,7 +248,7 @@ class Files:
             lost = [uid for uid, file in zip(uids, known, strict=True) if file is None]
             for file in await asyncio.to_thread(self._stored, org_id, lost):
                 count += await self._restore(file)
-        for job in await self._store.active(datetime.now(UTC)):
+        for job in await self._store.active():
             await self._mark_again(job)
         return count
 

@@ -2,7 +2,7 @@
 
 Nothing here is a fact about a job: an order that is lost or never taken costs nothing, since the controller gives
 another, and the command Taken lets one process drive an attempt. All times are the server's own.
-May import: jos.store.connection. Tests: tests/integration/test_drivers_store.py.
+May import: jos.store.connection. Tests: tests/integration/test_driver_warm.py.
 """
 
 from __future__ import annotations

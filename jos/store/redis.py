@@ -140,9 +140,8 @@ class Store:
         total, found = await indexes.listed(self.connection, key, offset, limit)
         return total, await indexes.read(self.connection, found)
 
-    async def active(self, now: datetime | None = None) -> list[Job]:
-        """All jobs that are not over or still hold capacity, oldest first: what a controller looks at. They are
-        the same at any time, so `now` is not needed."""
+    async def active(self) -> list[Job]:
+        """All jobs that are not over or still hold capacity, oldest first: what a controller looks at."""
         return await indexes.active(self.connection)
 
     async def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int, int]]:

@@ -17,7 +17,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +209,7 @@ def capacity_is_free(service: Service) -> bool:
 
     async def active() -> int:
         async with await Store.open(None, service.home / "redis") as store:
-            return len(await store.active(datetime.now(UTC)))
+            return len(await store.active())
 
     return asyncio.run(active()) == 0
 

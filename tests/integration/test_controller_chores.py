@@ -116,7 +116,7 @@ def test_a_job_that_runs_long_is_archived_in_pieces_before_its_events_are_trimme
     async def test(house: House) -> None:
         job = await house.say(await house.submit(), Admit("tok"))
         shelf, view = Shelf(house), View(house.store)
-        await view.resync(now())
+        await view.resync()
         loop = Archiver(house.store, view, shelf, Metrics())
         await loop.step(now())
         assert shelf.saved == []

@@ -57,7 +57,7 @@ def test_a_job_that_a_warm_driver_took_a_moment_ago_is_not_given_up_for_the_end_
         watch = Watch(house)
         assert await watch.lease.acquire()
         job = await house.say(await house.submit(), Admit("tok", indexes=1))
-        await watch.view.resync(now())
+        await watch.view.resync()
         await house.say(job, Taken("tok", "jos-warm-1", "host", 1))
         ended_driver(house, job)
         await watch.step()
@@ -72,7 +72,7 @@ def test_a_lost_driver_is_counted_once(valkey: Valkey) -> None:
         watch = Watch(house)
         assert await watch.lease.acquire()
         job = await house.say(await house.submit(), Admit("tok", indexes=1))
-        await watch.view.resync(now())
+        await watch.view.resync()
         ended_driver(house, job)
         await watch.step()
         await watch.step()  # the view knows nothing of it yet

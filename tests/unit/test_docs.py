@@ -54,3 +54,13 @@ def test_every_dependency_has_its_reason() -> None:
 def test_links_point_at_something(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_a_module_that_names_its_tests_names_files_that_exist() -> None:
+    missing = []
+    for module in [*(ROOT / "jos").rglob("*.py"), *(ROOT / "actors").rglob("*.py")]:
+        head = module.read_text()[:1500]
+        missing += [
+            f"{module.name}: {name}" for name in re.findall(r"tests/[\w/]+\.py", head) if not (ROOT / name).exists()
+        ]
+    assert missing == []
