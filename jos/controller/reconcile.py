@@ -90,21 +90,6 @@ def admitted_itself(attempt: Attempt) -> bool:
     return attempt.indexes is None and not attempt.driver
 
 
-def left_at(job: Job) -> datetime | None:
-    """When the job was told to leave its capacity; None while it may keep it."""
-    match job.status:
-        case Status.ADMITTED | Status.RUNNING:
-            return None
-        case Status.CANCELLED:
-            return job.cancelled_at or job.updated_at
-        case Status.FAILED:
-            return job.failed_at or job.updated_at
-        case Status.PENDING:
-            return job.queued_at
-        case _:
-            return job.updated_at
-
-
 def _alone(attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> tuple[Action, ...]:
     silence = _seconds(sight.heard, now)
     if silence <= limits.alone:
@@ -128,8 +113,8 @@ def _untaken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Li
 def _taken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> tuple[Action, ...]:
     silence, allowed = _seconds(sight.heard, now), _allowed(sight, limits)
     silent = silence > allowed
-    left = left_at(job)
-    overstayed = left is not None and _seconds(left, now) > job.timeouts.drain + limits.drain
+    asked = attempt.asked_to_leave_at
+    overstayed = asked is not None and _seconds(asked, now) > job.timeouts.drain + limits.drain
     actions: list[Action] = []
     if silent or overstayed:
         why = f"not heard for {silence:.0f} s" if silent else f"{job.status}, and did not leave in time"

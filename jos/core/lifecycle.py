@@ -189,6 +189,8 @@ def _invalid(job: Job, name: str) -> InvalidTransition:
 
 # --- rules: one function for each kind of transition --------------------------------------------------
 
+_WANTED = (Status.ADMITTED, Status.RUNNING)  # in any other status a driver that holds capacity is to leave
+
 
 def _event(
     now: datetime, event_type: str, message: str, level: Level = Level.INFO, payload: Mapping[str, Any] | None = None
@@ -197,7 +199,11 @@ def _event(
 
 
 def _move(job: Job, now: datetime, status: Status, reason: Reason, **fields: Any) -> Job:
-    moved = {"status": status, "reason": reason.value, "reason_message": "", "updated_at": now}
+    moved: dict[str, Any] = {"status": status, "reason": reason.value, "reason_message": "", "updated_at": now}
+    attempt = job.attempt
+    if attempt is not None and job.holds_capacity and status not in _WANTED and attempt.asked_to_leave_at is None:
+        # the first asking counts: a driver that will not leave gains no time when its job is retried and cancelled again
+        moved["attempt"] = attempt.model_copy(update={"asked_to_leave_at": now})
     return job.model_copy(update={**moved, **fields})
 
 

@@ -424,6 +424,22 @@ def test_whoever_takes_an_attempt_is_in_the_record_and_keeps_it() -> None:
     assert (attempt.driver, attempt.host, attempt.pid, attempt.started_at) == ("warm-1", "node-1", 17, None)
 
 
+def test_a_driver_is_asked_to_leave_once_however_often_its_job_is_retried_and_cancelled_again() -> None:
+    def asked(job: Job) -> datetime | None:
+        assert job.attempt is not None
+        return job.attempt.asked_to_leave_at
+
+    for leaving in (Cancel(), Preempt(), Expire("run")):
+        job = walk(*RUNNING)
+        assert asked(job) is None
+        job = decide(job, leaving, NOW).job
+        for minute, command in enumerate((Retry(), Cancel(), Retry()) if job.status is not Status.PREEMPTED else ()):
+            job = decide(job, command, NOW + timedelta(minutes=minute + 1)).job
+        assert asked(job) == NOW, leaving
+    assert asked(decide(walk(*RUNNING), Completed("a"), NOW).job) is None
+    assert asked(walk(*CANCELLED, Drained("a"), Retry(), Admit("b"))) is None
+
+
 def test_preemption_and_draining_cost_no_retries() -> None:
     job = walk(*PREEMPTED, Drained("a"), *(Admit("b"), Started("b"), Drained("b")))
     assert (job.preemption_count, job.automatic_retries, job.retry_count, job.not_before) == (1, 0, 0, None)

@@ -50,6 +50,10 @@ def kinds(actions: tuple[Any, ...]) -> list[type]:
     return [type(action) for action in actions]
 
 
+def asked(seconds: float) -> dict[str, Any]:
+    return {"asked_to_leave_at": ago(seconds)}
+
+
 UNTAKEN = {"driver": "", "started_at": None, "admitted_at": ago(5)}
 ALONE = {"driver": "", "indexes": None}
 AWAY = sight(None, answers=False)
@@ -93,22 +97,22 @@ AWAY = sight(None, answers=False)
         ("a silent driver of a cluster that does not answer is not given up at once", job(),
          replace(AWAY, heard=ago(16)), []),
         ("but after a minute more", job(), replace(AWAY, heard=ago(76)), [Gone]),
-        ("a preempted driver has its time to drain", job(Status.PREEMPTED, updated_at=ago(39)), sight(), []),
-        ("then it is stopped", job(Status.PREEMPTED, updated_at=ago(41)), sight(), [Stop]),
+        ("a preempted driver has its time to drain", job(Status.PREEMPTED, attempt=asked(39)), sight(), []),
+        ("then it is stopped", job(Status.PREEMPTED, attempt=asked(41)), sight(), [Stop]),
         ("a preempted driver that left is gone", job(Status.PREEMPTED), sight(driver=ended()), [Gone]),
-        ("a cancelled driver has its time to drain", job(Status.CANCELLED, cancelled_at=ago(39)), sight(), []),
-        ("a cancelled driver that stays is stopped", job(Status.CANCELLED, cancelled_at=ago(41)), sight(), [Stop]),
-        ("a driver whose job timed out is stopped if it stays", job(Status.FAILED, failed_at=ago(41)), sight(), [Stop]),
+        ("a cancelled driver has its time to drain", job(Status.CANCELLED, attempt=asked(39)), sight(), []),
+        ("a cancelled driver that stays is stopped", job(Status.CANCELLED, attempt=asked(41)), sight(), [Stop]),
+        ("a driver whose job timed out is stopped if it stays", job(Status.FAILED, attempt=asked(41)), sight(), [Stop]),
         ("a driver whose job was cancelled and retried is stopped if it stays",
-         job(Status.PENDING, queued_at=ago(41)), sight(), [Stop]),
+         job(Status.PENDING, attempt=asked(41)), sight(), [Stop]),
         ("a driver that overstays but is heard keeps its capacity until it is dead",
-         job(Status.CANCELLED, cancelled_at=ago(9999)), sight(), [Stop]),
+         job(Status.CANCELLED, attempt=asked(9999)), sight(), [Stop]),
         ("nobody need leave a job that nobody took", job(Status.CANCELLED, attempt=UNTAKEN),
          sight(None, beats=False), [Gone]),
         ("a driver on its way to a job that was preempted meanwhile is called off",
          job(Status.PREEMPTED, attempt=UNTAKEN), sight("starting", beats=False), [Gone, Stop]),
         ("a driver that admitted itself is not ours to stop", job(attempt=ALONE), sight(None, heard=59), []),
-        ("nor to time", job(Status.CANCELLED, attempt=ALONE, cancelled_at=ago(999)), sight(None), []),
+        ("nor to time", job(Status.CANCELLED, attempt={**ALONE, **asked(999)}), sight(None), []),
         ("but after a minute of silence it is gone", job(attempt=ALONE), sight(None, heard=61), [Gone]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,252 +1,463 @@
-"""A small world that does anything: drivers die, hang, come late or twice, the launcher cannot be reached, users cancel
-and retry, controllers are replaced between any two orders. Whatever happens, no attempt is driven by two, and once the
-world calms down all capacity comes back and no driver is left."""
+"""A small world that does anything: drivers die, hang, wake, come late or twice, will not leave, cannot be stopped or
+are forgotten; the launcher cannot be reached or loses orders; users cancel and retry; controllers pause, and are
+replaced between any two orders.
+
+The world knows the truth and judges by it, second by second: no order may harm a driver that is heard and wanted
+(`judge`), and no trouble may last longer than docs/controller.md promises (`troubles`). What heals otherwise than by
+the controller (a driver that leaves by itself) is no trouble.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from jos.controller.reconcile import LIMITS, Action, Gone, Sight, Start, Stop, decide, orphans
+from jos.controller.reconcile import Action, Gone, Limits, Sight, Start, Stop, decide, orphans
 from jos.core import commands as c
 from jos.core.errors import Conflict
 from jos.core.lifecycle import decide as transition
 from jos.core.lifecycle import overdue
-from jos.core.model import Job, Status, Timeouts
+from jos.core.model import Attempt, Job, RetryPolicy, Status, Timeouts
 from jos.launch.base import DriverSeen
 
 BEGAN = datetime(2026, 4, 14, 10, 5, 0, tzinfo=UTC)
-LEFT = (Status.PENDING, Status.PREEMPTED, Status.CANCELLED, Status.FAILED, Status.COMPLETED)
+WANTED = (Status.ADMITTED, Status.RUNNING)
+DRAIN = 30  # the pipeline's own
+LEAVES = 3  # seconds that a driver needs to leave when it is told
+SOON = 2  # seconds, that is looks, in which an order shows its effect, and the effect is seen
+
+# What is promised, in numbers of this file's own: a limit that is changed by mistake is found too.
+LIMITS = Limits(silence=15, alone=60, start=120, drain=10, proof=60, orphan=10)
+SILENCE, ALONE, START, STAY, PROOF, ORPHAN = 15, 60, 120, DRAIN + 10, 60, 10
+
+THEN = st.sampled_from([4, 1, 18, 45, 130, 0])  # seconds that pass after something happened
+SELDOM = st.sampled_from([False, False, False, True])
 
 
 @dataclass
 class Process:
-    """A driver: started for one attempt, whatever became of that since."""
+    """A driver: `token` is of the attempt that it was started for or works on, whatever became of that since."""
 
-    token: str
+    name: str
+    token: str  # "": a spare driver without work
+    boots: int = 1  # seconds
+    warms_up: int = 0  # seconds from Taken to the first heartbeat
     state: str = "starting"
     took: bool = False
+    beat: datetime | None = None  # its last of this attempt
+    known: bool = True  # to the launcher
     hangs: bool = False
-    stubborn: bool = False  # beats, but neither completes nor leaves
-    beats: int = 0
+    stubborn: bool = False  # beats, but does not leave when told
+    lingers: bool = False  # says its last word, but does not end
+    stoppable: bool = True
+
+    @property
+    def spare(self) -> bool:
+        return self.name.startswith("jos-warm-")
+
+    @property
+    def ended(self) -> bool:
+        return self.state == "ended"
 
 
 class World(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = BEGAN
-        self.job = Job(
-            id="job_1", org_id="org_a", name="n", pipeline_type="batch", pipeline_key="k", pipeline_version="1.0.0",
-            parameters={}, created_at=BEGAN, updated_at=BEGAN, queued_at=BEGAN, timeouts=Timeouts(drain=30, run=300),
-        )  # fmt: skip
         self.processes: dict[str, Process] = {}
-        self.answers, self.since = True, BEGAN
-        self.tokens = 0
-        self.users_cancel = self.cluster_returns = True
+        self.answers, self.answers_since, self.loses_orders = True, BEGAN, False
+        self.tokens, self.jobs, self.boots, self.warms_up, self.by_hand = 0, 0, 1, 0, False
         self.beat: tuple[str, datetime] | None = None  # as the store has it
-        self.takers: dict[str, list[str]] = {}
+        self.begun: dict[str, datetime] = {}  # trouble -> since when
+        self.submit()
         self.new_controller()
 
-    # --- what a controller does, order by order ---
+    # --- what happens; and then time passes ---
 
-    @rule()
+    @initialize(then=THEN, by_hand=SELDOM, spares=st.integers(0, 1))
+    def begin(self, then: int, by_hand: bool, spares: int) -> None:
+        self.by_hand = by_hand  # whether drivers admit themselves
+        for _ in range(spares):
+            self.a_spare_driver_comes(0)
+        self.wait(then)
+
+    @rule(then=THEN)
+    def wait(self, then: int) -> None:
+        for _ in range(then):
+            self.second()
+
+    @rule(then=THEN, which=st.integers(0, 2), what=st.sampled_from(["stubborn", "lingers"]))
+    def goes_wrong(self, then: int, which: int, what: str) -> None:
+        if process := self.one_of(which):
+            setattr(process, what, True)
+            self.wait(then)
+
+    @rule(then=THEN, which=st.integers(0, 2), stoppable=st.booleans())
+    def hangs(self, then: int, which: int, stoppable: bool) -> None:
+        if process := self.one_of(which):
+            process.hangs, process.stoppable = True, stoppable
+            self.wait(then)
+
+    @rule(then=THEN, which=st.integers(0, 2))
+    def wakes(self, then: int, which: int) -> None:
+        if process := self.one_of(which):
+            process.hangs = False
+            self.wait(then)
+
+    @rule(then=THEN, which=st.integers(0, 2))
+    def dies(self, then: int, which: int) -> None:
+        if process := self.one_of(which):
+            process.state = "ended"
+            self.wait(then)
+
+    @rule(then=THEN)
+    def is_forgotten(self, then: int) -> None:
+        """The launcher knows nothing any more of the driver at work."""
+        if process := self.driver():
+            process.known = False
+            self.wait(then)
+
+    @rule(boots=st.sampled_from([1, 40, 500]), warms_up=st.sampled_from([0, 50, 500]))
+    def drivers_get_slow_or_fast(self, boots: int, warms_up: int) -> None:
+        self.boots, self.warms_up = boots, warms_up
+
+    @rule(then=THEN)
+    def a_spare_driver_comes(self, then: int) -> None:
+        number = sum(p.spare for p in self.processes.values())
+        self.processes[f"jos-warm-{number}"] = Process(f"jos-warm-{number}", "")
+        self.wait(then)
+
+    @rule(then=THEN, answers=st.booleans(), loses_orders=st.booleans())
+    def the_launcher_changes(self, then: int, answers: bool, loses_orders: bool) -> None:
+        if answers != self.answers:
+            self.answers, self.answers_since = answers, self.now
+        self.loses_orders = loses_orders
+        self.begun.clear()
+        self.wait(then)
+
+    @rule(then=THEN, away=THEN)
+    def the_launcher_is_away_for_a_while(self, then: int, away: int) -> None:
+        self.the_launcher_changes(away, answers=False, loses_orders=self.loses_orders)
+        self.the_launcher_changes(then, answers=True, loses_orders=self.loses_orders)
+
+    @rule(then=THEN, orders=st.integers(0, 2))
+    def the_controller_dies(self, then: int, orders: int) -> None:
+        """In the middle of a look, after so many orders."""
+        self.look(orders)
+        self.new_controller()
+        self.wait(then)
+
+    @rule(then=THEN, seconds=st.sampled_from([3, 20, 100]))
+    def the_controller_pauses(self, then: int, seconds: int) -> None:
+        for _ in range(seconds):
+            self.second(looks=False)
+        self.begun.clear()
+        if seconds > 5:
+            self.listening_since, self.heard = self.now, None
+        self.wait(then)
+
+    @rule(then=THEN)
+    def cancel(self, then: int) -> None:
+        self.say(c.Cancel())
+        self.wait(then)
+
+    @rule(then=THEN, retried=st.booleans())
+    def will_not_leave(self, then: int, retried: bool) -> None:
+        if process := self.driver():
+            process.stubborn = True
+            self.say(c.Cancel())
+            if retried:
+                self.say(c.Retry())
+            self.wait(then)
+
+    @rule(then=THEN)
+    def preempt(self, then: int) -> None:
+        if self.job.status in WANTED:
+            self.say(c.Preempt("for another"))
+            self.wait(then)
+
+    @precondition(lambda self: self.job.status in (Status.CANCELLED, Status.FAILED))
+    @rule(then=THEN, by_hand=SELDOM)
+    def retry(self, then: int, by_hand: bool) -> None:
+        self.by_hand = by_hand
+        self.say(c.Retry())
+        self.wait(then)
+
+    @rule(then=THEN)
+    def complete(self, then: int) -> None:
+        process = self.driver()
+        if process and not process.hangs and not process.ended and self.say(c.Completed(process.token)):
+            self.leave(process)
+            self.submit()
+            self.wait(then)
+
+    def teardown(self) -> None:
+        """Every trouble comes to its end."""
+        self.wait(START + PROOF + 3 * SOON)
+
+    # --- one second ---
+
+    def second(self, looks: bool = True) -> None:
+        """What the controller knows of processes is a little older than what it knows of the job."""
+        self.now += timedelta(seconds=1)
+        seen = self.seen()
+        for process in list(self.processes.values()):
+            if not process.ended and not process.hangs:
+                self.live(process)
+        if looks:
+            self.admit()
+            self.look(seen=seen)
+            self.no_trouble_lasts()
+
+    def live(self, process: Process) -> None:
+        job, attempt = self.job, self.job.attempt
+        if process.state == "starting":
+            process.boots -= 1
+            process.state = "starting" if process.boots > 0 else "running"
+        elif not process.token:
+            return
+        elif not process.took:
+            process.took = self.say(c.Taken(process.token, process.name))
+            if not process.took:
+                self.leave(process)
+        elif attempt is None or attempt.token != process.token or not job.holds_capacity:
+            self.leave(process)  # its heartbeat is refused
+        elif process.warms_up > 0:
+            process.warms_up -= 1
+        elif job.status in WANTED or process.stubborn or self.passed(self.told) < LEAVES:
+            if job.status is Status.ADMITTED:
+                self.say(c.Started(process.token))
+            process.beat = self.now
+            self.beat = (process.token, self.now)
+        else:
+            assert self.say(c.Drained(process.token))
+            self.leave(process)
+
+    def leave(self, process: Process) -> None:
+        if process.lingers:
+            process.hangs = True
+        elif process.spare:
+            process.token, process.took, process.beat = "", False, None
+        else:
+            process.state = "ended"
+
+    def admit(self) -> None:
+        job = self.job
+        backs_off = job.not_before is not None and job.not_before > self.now
+        if job.status is not Status.PENDING or job.holds_capacity or backs_off or not self.answers:
+            return
+        self.tokens += 1
+        token = f"tok{self.tokens}"
+        self.say(c.Admit(token, indexes=None if self.by_hand else 1))
+        if self.by_hand:
+            self.processes[token] = Process(token, token, state="running", took=True, known=False)
+
+    # --- what a controller does ---
+
     def new_controller(self) -> None:
         """It knows nothing of before."""
-        self.listening_since, self.known_since = self.now, self.now
+        self.listening_since = self.known_since = self.now
         self.heard: tuple[tuple[str, datetime], datetime] | None = None
+        self.idle: dict[str, datetime] = {}
+        self.begun.clear()
 
-    @rule(orders=st.integers(0, 3))
-    def look(self, orders: int = 3) -> None:
-        """A look, broken off after so many orders."""
-        job = self.job
-        if expire := overdue(job, self.now):
+    def look(self, orders: int = 99, seen: dict[str, DriverSeen] | None = None) -> None:
+        seen = (self.seen() if seen is None else seen) if self.answers else {}
+        if expire := overdue(self.job, self.now):
             self.say(expire)
-        sight = self.sight(job)
-        for action in decide(job, sight, self.now, LIMITS)[:orders]:
-            self.obey(job, action)
-        if self.answers and orders:
-            needed = {name(self.job)} if self.job.holds_capacity else set()
-            for one in orphans(self.seen(), needed)[:orders]:
-                self.processes[one].state = "ended"
+        job = self.job
+        if job.attempt is not None:
+            for action in decide(job, self.sight(job, job.attempt, seen), self.now, LIMITS)[:orders]:
+                self.judge(job, job.attempt, action)
+                self.obey(job, job.attempt, action)
+        job, attempt = self.job, self.job.attempt
+        needed = {cold(job), attempt.driver} if attempt is not None and job.holds_capacity else set()
+        self.idle = {name: self.idle.get(name, self.now) for name in orphans(seen, needed)}
+        for name in [n for n, since in self.idle.items() if self.passed(since) >= ORPHAN][:orders]:
+            process = self.processes[name]
+            assert not process.spare, "a spare driver stopped"
+            assert self.is_over(process.token), "a driver stopped that is needed"
+            self.stop(name)
 
-    def sight(self, job: Job) -> Sight:
+    def sight(self, job: Job, attempt: Attempt, seen: dict[str, DriverSeen]) -> Sight:
         if self.beat is not None and (self.heard is None or self.heard[0] != self.beat):
             self.heard = (self.beat, self.now)
-        token = job.attempt.token if job.attempt else ""
-        mine = self.heard if self.heard is not None and self.heard[0][0] == token else None
-        floor = max(job.attempt.admitted_at if job.attempt else BEGAN, self.listening_since)
+        heard = self.heard if self.heard is not None and self.heard[0][0] == attempt.token else None
+        floor = max(attempt.admitted_at, self.listening_since)
+        name = attempt.driver or cold(job)
         return Sight(
-            name=name(job),
-            driver=self.seen().get(name(job)) if self.answers else None,
+            name=name,
+            driver=seen.get(name),
             answers=self.answers,
-            since=max(self.since, self.known_since),
-            heard=max(floor, mine[1]) if mine else floor,
-            beats=mine is not None,
+            since=max(self.answers_since, self.known_since),
+            heard=max(floor, heard[1]) if heard else floor,
+            beats=heard is not None,
         )
 
     def seen(self) -> dict[str, DriverSeen]:
-        return {n: DriverSeen(n, p.state) for n, p in self.processes.items()}  # type: ignore[arg-type]
+        return {n: DriverSeen(n, p.state) for n, p in self.processes.items() if p.known}  # type: ignore[arg-type]
 
-    def obey(self, job: Job, action: Action) -> None:
+    def obey(self, job: Job, attempt: Attempt, action: Action) -> None:
         match action:
-            case Start() if self.answers and name(job) not in self.processes:
-                assert job.attempt is not None
-                self.processes[name(job)] = Process(job.attempt.token)
-            case Stop(driver) if self.answers and driver in self.processes:
-                self.processes[driver].state = "ended"
+            case Start() if self.answers and not self.loses_orders:
+                spare = next((p for p in self.processes.values() if p.spare and not p.token and not p.ended), None)
+                if all(p.token != attempt.token for p in self.processes.values()) and spare is not None:
+                    spare.token = attempt.token
+                elif cold(job) not in self.processes:
+                    self.processes[cold(job)] = Process(cold(job), attempt.token, self.boots, self.warms_up)
+            case Stop(name):
+                self.stop(name)
             case Gone(token, message):
                 self.say(c.DriverGone(token, message))
 
-    @rule()
-    def admit(self) -> None:
-        waits = self.job.status is Status.PENDING and not self.job.holds_capacity
-        if waits and not (self.job.not_before and self.job.not_before > self.now) and self.answers:
-            self.tokens += 1
-            self.say(c.Admit(f"tok{self.tokens}", indexes=1))
-
-    @rule()
-    def preempt(self) -> None:
-        if self.job.status in (Status.ADMITTED, Status.RUNNING):
-            self.say(c.Preempt("for another"))
-
-    # --- what drivers do ---
-
-    @rule(which=st.randoms(use_true_random=False))
-    def boot(self, which: Any) -> None:
-        if process := self.one_of(which, "starting"):
-            process.state = "running"
-
-    @rule(which=st.randoms(use_true_random=False))
-    def go_on(self, which: Any) -> None:
-        """Take, start, beat; leave when told."""
-        if (process := self.one_of(which, "running")) is not None and not process.hangs:
-            self.advance(process)
-
-    def advance(self, process: Process) -> None:
-        driver = next(n for n, p in self.processes.items() if p is process)
-        if not process.took:
-            if not self.say(c.Taken(process.token, driver)):
-                process.state = "ended"
-                return
-            process.took = True
-            self.takers.setdefault(process.token, []).append(driver)
-            if self.job.status is Status.ADMITTED:
-                self.say(c.Started(process.token))
-        elif self.job.attempt is None or self.job.attempt.token != process.token or not self.job.holds_capacity:
-            process.state = "ended"  # its heartbeat is refused
-        elif self.job.status in LEFT and not process.stubborn:
-            self.say(c.Drained(process.token))
-            process.state = "ended"
-        else:
-            self.beat = (process.token, self.now)
-            process.beats += 1
-
-    @rule(which=st.randoms(use_true_random=False))
-    def complete(self, which: Any) -> None:
-        process = self.one_of(which, "running")
-        if process is not None and process.took and not process.hangs and self.say(c.Completed(process.token)):
+    def stop(self, name: str) -> None:
+        process = self.processes[name]
+        if self.answers and not self.loses_orders and process.stoppable:
             process.state = "ended"
 
-    @rule(which=st.randoms(use_true_random=False))
-    def die(self, which: Any) -> None:
-        if process := self.one_of(which, "starting", "running"):
-            process.state = "ended"
+    # --- what must never be done ---
 
-    @rule(which=st.randoms(use_true_random=False))
-    def hang(self, which: Any) -> None:
-        if process := self.one_of(which, "starting", "running"):
-            process.hangs = True
+    def judge(self, job: Job, attempt: Attempt, action: Action) -> None:
+        driver = self.driver()
+        untaken = driver is None
+        silence = self.silence()
+        too_long = silence > (SILENCE if driver and driver.beat else START)
+        waited = self.passed(max(attempt.admitted_at, self.answers_since)) if self.answers else 0
+        assert job.holds_capacity, "an order for a job that holds nothing"
+        match action:
+            case Start():
+                assert untaken, "a second driver for an attempt that is taken"
+                assert job.status is Status.ADMITTED, "a driver for a job that is to leave"
+            case Stop(name):
+                process = self.processes[name]
+                assert process.known, "a driver stopped that is not the launcher's"
+                assert process.token == attempt.token, "the driver of another attempt stopped"
+                overstays = job.status not in WANTED and (untaken or self.passed(self.told) > STAY)
+                in_time = waited <= START if untaken else not too_long
+                assert overstays or not in_time, "a driver stopped that did nothing wrong"
+            case Gone(token) if driver is None:
+                assert token == attempt.token
+                born = self.processes.get(cold(job))
+                dead = born is not None and born.ended
+                assert dead or job.status is not Status.ADMITTED or waited > START, "an order given up before its time"
+            case Gone(token) if not driver.ended:
+                assert token == attempt.token
+                if self.itself(attempt):
+                    assert silence > ALONE, "a driver that admitted itself given up before its time"
+                else:
+                    assert too_long, "a driver given up that is heard"
+                    unknown = self.answers and not driver.known
+                    proof = silence - (SILENCE if driver.beat else START) > PROOF
+                    assert unknown or proof, "a driver given up without proof"
 
-    @rule(which=st.randoms(use_true_random=False))
-    def turn_stubborn(self, which: Any) -> None:
-        if process := self.one_of(which, "starting", "running"):
-            process.stubborn = True
+    # --- what must not last ---
 
-    # --- what the world does ---
+    def no_trouble_lasts(self) -> None:
+        now = dict(self.troubles())
+        self.begun = {trouble: self.begun.get(trouble, self.now) for trouble in now}
+        for trouble, seconds in now.items():
+            assert self.passed(self.begun[trouble]) <= seconds + SOON, f"{trouble} for too long"
 
-    @rule(seconds=st.sampled_from([0.5, 5, 20, 50, 100, 700]))
-    def wait(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-    @rule()
-    def launcher_away(self) -> None:
-        self.answers, self.since = False, self.now if self.answers else self.since
-
-    @rule()
-    def launcher_back(self) -> None:
-        self.answers, self.since = True, self.since if self.answers else self.now
-
-    @rule()
-    def cancel(self) -> None:
-        self.say(c.Cancel())
-
-    @rule()
-    def retry(self) -> None:
-        self.say(c.Retry())
-
-    # --- what must always be true ---
-
-    @invariant()
-    def one_driver_an_attempt(self) -> None:
-        assert all(len(takers) == 1 for takers in self.takers.values())
-
-    def teardown(self) -> None:
-        """Calm: nobody asks for anything, time passes. Drivers may still hang, and the cluster may stay away: then
-        what was not taken waits for it, and who will not leave cannot be made to."""
-        if self.cluster_returns:
-            self.launcher_back()
-        for _ in range(600):
-            self.now += timedelta(seconds=1)
-            self.look()
-            for process in list(self.processes.values()):
-                self.live_on(process)
-            if (self.users_cancel or not self.cluster_returns) and not self.job.status.terminal:
-                self.say(c.Cancel())
-        assert not self.job.holds_capacity
-        if self.cluster_returns:
-            assert all(process.state == "ended" for process in self.processes.values())
-
-    def live_on(self, process: Process) -> None:
-        if process.state == "starting":
-            process.state = "running"
-        elif process.state == "running" and not process.hangs:
-            process.stubborn = process.stubborn and self.cluster_returns
-            if process.beats > 5 and not process.stubborn and self.say(c.Completed(process.token)):
-                process.state = "ended"
+    def troubles(self) -> Iterator[tuple[str, int]]:
+        """Each with the seconds that it may last. It begins anew when its name changes."""
+        able = self.answers and not self.loses_orders
+        job, attempt = self.job, self.job.attempt
+        if job.holds_capacity and attempt is not None:
+            driver, about = self.driver(), f"{attempt.token} {job.status}:"
+            if driver is None:
+                yield from self.troubles_of_an_order(about)
+            elif self.itself(attempt):
+                if driver.hangs or driver.ended:
+                    yield f"{about} fell silent, was never ours", ALONE
             else:
-                self.advance(process)
-            if self.job.status is Status.ADMITTED and process.took:
-                self.say(c.Started(process.token))
+                allowed = SILENCE if driver.beat else START
+                if driver.ended and driver.known and self.answers:
+                    yield f"{about} its driver ended", 0
+                if driver.hangs or driver.ended:
+                    forgotten = self.answers and not driver.known
+                    at_hand = forgotten or (able and (driver.stoppable or driver.ended))
+                    yield f"{about} silent, at hand: {at_hand}", allowed + (0 if at_hand else PROOF)
+                elif job.status not in WANTED and able and driver.known and driver.stoppable:
+                    yield f"{attempt.token}: overstays", STAY
+        for process in self.processes.values():
+            cold_one = process.known and not process.spare and not process.ended
+            if able and cold_one and process.stoppable and self.is_over(process.token):
+                yield f"{process.name} runs for nothing", ORPHAN
+
+    def troubles_of_an_order(self, about: str) -> Iterator[tuple[str, int]]:
+        process = self.processes.get(cold(self.job))
+        if self.job.status is not Status.ADMITTED:
+            yield f"{about} left, but nobody had come", 0
+        elif self.answers:
+            yield f"{about} nobody comes", START
+            if process is not None and process.ended:
+                yield f"{about} its driver ended before it came", 0
+            ordered = any(p.token == self.token and not p.ended and not p.hangs for p in self.processes.values())
+            if process is None and not ordered and not self.loses_orders:
+                yield f"{about} nobody was ordered", 0
 
     # --- inside ---
 
-    @initialize(users_cancel=st.booleans(), cluster_returns=st.booleans())
-    def begin(self, users_cancel: bool, cluster_returns: bool) -> None:
-        self.users_cancel, self.cluster_returns = users_cancel, cluster_returns
-        self.admit()
+    def submit(self) -> None:
+        self.jobs += 1
+        self.job = Job(
+            id=f"job_{self.jobs}", org_id="org_a", name="n", pipeline_type="batch", pipeline_key="k",
+            pipeline_version="1.0.0", parameters={}, created_at=self.now, updated_at=self.now, queued_at=self.now,
+            timeouts=Timeouts(drain=DRAIN, run=400),
+            retry_policy=RetryPolicy(max_retries=999, backoff=1, backoff_max=2),
+        )  # fmt: skip
+        self.told = self.now  # when its driver was asked to leave
 
     def say(self, command: c.Command) -> bool:
+        before = self.job.status
         try:
             self.job = transition(self.job, command, self.now).job
-            return True
         except Conflict:
             return False
+        if before in WANTED and self.job.status not in WANTED:
+            self.told = self.now
+        return True
 
-    def one_of(self, which: Any, *states: str) -> Process | None:
-        found = [p for p in self.processes.values() if p.state in states]
-        return which.choice(found) if found else None
+    @property
+    def token(self) -> str:
+        return self.job.attempt.token if self.job.attempt else ""
+
+    def is_over(self, token: str) -> bool:
+        return token != self.token or not self.job.holds_capacity
+
+    def itself(self, attempt: Attempt) -> bool:
+        return attempt.token in self.processes  # the name of its process, for want of a launcher's
+
+    def driver(self) -> Process | None:
+        """The process that took the attempt which holds the capacity."""
+        if not self.job.holds_capacity:
+            return None
+        [*takers] = (p for p in self.processes.values() if p.took and p.token == self.token)
+        assert len(takers) <= 1, "two drivers of one attempt"
+        return takers[0] if takers else None
+
+    def silence(self) -> float:
+        driver, attempt = self.driver(), self.job.attempt
+        assert attempt is not None
+        return self.passed(driver.beat if driver and driver.beat else attempt.admitted_at)
+
+    def passed(self, since: datetime) -> float:
+        return (self.now - since).total_seconds()
+
+    def one_of(self, which: int) -> Process | None:
+        """The latest processes first."""
+        found = [p for p in reversed(self.processes.values()) if not p.ended]
+        return found[which % len(found)] if found else None
 
 
-def name(job: Job) -> str:
+def cold(job: Job) -> str:
     return f"jos-{job.id}-{job.attempt.number if job.attempt else 0}"
 
 
 TestWorld = World.TestCase
-TestWorld.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestWorld.settings = settings(max_examples=300, stateful_step_count=25, deadline=None)
