@@ -32,6 +32,7 @@ Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
 N_SHOTS, CHECKPOINT = "worker.n_shots", "worker.fine_tune_checkpoint"
+PREDICTION = "Prediction"  # the column of the results that clients read
 SPAN_BYTES = 64 << 20  # of input, however cheap its windows are
 CALL = 1024  # windows in one call of `compute` at least: fewer leave the machine waiting for Python
 BLOCK = 128  # windows at once on a CPU, padded: fits the cache, and one shape always rounds in one way
@@ -99,6 +100,11 @@ class Settings:
         numbers = (self.batch_size, self.flush_every, self.step_size, self.n_neighbors)
         if min(numbers) < 1 or self.metric not in knn.METRICS or self.weights not in knn.WEIGHTS:
             raise JobImpossible(f"The configuration is out of range: {self}.")
+        if self.timestamp_column == PREDICTION:
+            raise JobImpossible(
+                f"The timestamp column cannot be called {PREDICTION!r}: the results have a column of that name.",
+                suggestion="Rename the column in the files, or name another as reader_config.timestamp_column.",
+            )
         if self.window_size < encoders.SHORTEST_WINDOW:
             raise JobImpossible(f"window_size must be at least {encoders.SHORTEST_WINDOW}, not {self.window_size}.")
 
@@ -332,7 +338,7 @@ class _Table:
     """Writes results as CSV: `timestamp, Prediction, p_<class> …`, whole columns at a time."""
 
     def __init__(self, classes: Sequence[str], timestamp_column: str) -> None:
-        self.header = _csv_line([timestamp_column, "Prediction", *(f"p_{label}" for label in classes)])
+        self.header = _csv_line([timestamp_column, PREDICTION, *(f"p_{label}" for label in classes)])
         self.blank = b"," * (len(classes) + 1) + b"\n"
         self.names = pa.array([_csv_line([label]).decode()[:-1] for label in classes] + [""])
         one = 10**DECIMALS

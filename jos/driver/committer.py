@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from jos.storage.log import CommitLog
 LINGER = 0.1  # seconds between entries: a busy job writes ten a second
 ENOUGH = 128  # commits that are not kept waiting for it: many tiny spans would meet the brain's back-pressure
 ASSEMBLERS = 2
+LONGEST_NAME = 255  # bytes of a file's name, wherever the outputs are saved; an input's name alone may have as many
 READ_AHEAD = 8  # bodies of a part, each of one span
 
 log = structlog.get_logger()
@@ -176,7 +178,9 @@ class Committer:
         assert plan.output_name is not None
         source = self.spec.inputs[plan.input]
         stem = PurePosixPath(source.filename).stem
-        return plan.output_name.format(input_id=source.id, stem=stem, part=part).replace("/", "_")
+        name = functools.partial(plan.output_name.format, input_id=source.id, part=part)
+        spare = LONGEST_NAME - len(name(stem="").encode())
+        return name(stem=stem.encode()[: max(spare, 0)].decode(errors="ignore")).replace("/", "_")
 
     def assemble_ready(self, plan: InputPlan, start: int, end: int) -> None:
         if self.leaving:

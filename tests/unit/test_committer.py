@@ -193,3 +193,12 @@ def test_a_lost_fence_ends_the_pen(tmp_path: Path) -> None:
 
     asyncio.run(go())
     assert [type(e).__name__ for e in desk.errors] == ["FenceLost"]
+
+
+def test_an_output_can_be_saved_under_its_name_however_long_its_input_s_name(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.pen.spec = SPEC.model_copy(update={"inputs": [SOURCE.model_copy(update={"filename": "é" * 125 + ".csv"})]})
+    name = desk.pen.filename(PLAN, 7)
+    assert len(name.encode()) <= 255
+    assert name.startswith("inp_a_ééé")
+    assert name.endswith("é_7.csv")
