@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo up test check lint types unit contract integration e2e chaos fuzz bench clean
+.PHONY: help demo up test check lint types unit contract integration e2e chaos fuzz bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -14,13 +14,13 @@ help: ## this list
 	$(PYTHON) -m venv .venv
 
 # torch first: whatever depends on it then takes the one that is there
-.venv/.demo: pyproject.toml | .venv/bin/python
+.venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) "$(TORCH)"
-	$(PIP) -e '.[demo]'
+	$(PIP) -c constraints.txt -e '.[demo]'
 	@touch $@
 
-.venv/.test: pyproject.toml .venv/.demo
-	$(PIP) -e '.[test]'
+.venv/.test: pyproject.toml constraints.txt .venv/.demo
+	$(PIP) -c constraints.txt -e '.[test]'
 	@touch $@
 
 demo: .venv/.demo ## classify real wrist-sensor recordings, with progress and a score
@@ -57,6 +57,9 @@ fuzz: .venv/.test ## ten minutes of schemathesis over the whole OpenAPI
 
 bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all
+
+lock: .venv/.test ## write down the versions that are installed, for the next installation; torch is yours to choose
+	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia|cuda|sympy|mpmath|networkx)' > constraints.txt
 
 clean: ## what was built; job data under ~/.jos stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
