@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from jos.core import files as rules
 from jos.core.errors import BadRequest, Conflict, StorageUnavailable
@@ -115,12 +116,11 @@ class PartUploads:
         if file is None or file.status is not FileStatus.UPLOADING:
             raise Conflict(f"The name '{upload.name}' was given to another file meanwhile.")
         crc = await self._finish(upload, known, wanted)
-        if wanted is not None and not self._uploads.checks(upload.num_bytes):
-            wanted = None
-        look = wanted is not None and crc is None
-        seen, found = await self._attributes(file, read_all=look)
-        crc = seen if crc is None else crc
-        if wanted is not None and crc != wanted:
+        if wanted is not None and crc not in (None, wanted):
+            await self._corrupt(upload, file, now)  # there is no object then, so this comes before any look at it
+        unchecked = wanted is not None and crc is None and self._uploads.checks(upload.num_bytes)
+        seen, found = await self._attributes(file, read_all=unchecked)
+        if unchecked and seen != wanted:
             await self._corrupt(upload, file, now)
         _, fingerprint = await asyncio.to_thread(stat_input, self._storage.location(file.key))
         whole = file.but(status=FileStatus.REGISTERED, fingerprint=fingerprint, attributes=found)
@@ -232,7 +232,8 @@ class PartUploads:
         return entered
 
     async def _finish(self, upload: Upload, tokens: Mapping[int, str], wanted: int | None) -> int | None:
-        """Puts the parts together in the storage; the CRC32C of the whole where the storage knows it."""
+        """Puts the parts together in the storage, unless their CRC32C is known and not the wanted one; the CRC32C of
+        the whole where the storage knows it."""
         received = await asyncio.to_thread(self._uploads.received, upload.key, upload.handle)
         if received is None:
             if not await self._is_there(upload):
@@ -286,7 +287,7 @@ class PartUploads:
         await asyncio.to_thread(self._uploads.discard, upload.key, upload.handle)
         return whole
 
-    async def _corrupt(self, upload: Upload, file: File, now: datetime) -> None:
+    async def _corrupt(self, upload: Upload, file: File, now: datetime) -> NoReturn:
         """Raises ChecksumMismatch, once the record says so."""
         change = self._records.change(upload.org_id).if_upload(upload).if_file(file)
         change.put_file(file.but(status=FileStatus.CORRUPT))

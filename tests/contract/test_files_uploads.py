@@ -198,6 +198,20 @@ def test_a_wrong_checksum_makes_the_file_corrupt_until_it_is_sent_again(api: Api
     assert api.http.get("/v0.5/files/info").json()["num_bytes"] == len(DATA)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+@pytest.mark.parametrize("read_up_to", [256 << 20, 4], ids=["small", "large"])
+def test_a_wrong_checksum_of_a_table_is_found_before_its_rows_are_counted(
+    api: Api, monkeypatch: pytest.MonkeyPatch, name: str, read_up_to: int
+) -> None:
+    monkeypatch.setattr("jos.files.parts.ATTRIBUTES_READ", read_up_to)
+    data = b"t,x\n1,2\n"
+    upload = api.initiate(name, len(data)).json()
+    body = {"parts": tokens(api, upload, data), "integrity_checksum": crc(data + b"x")}
+    assert code(api.upload(upload["upload_id"], "complete", body)) == (400, "checksum_mismatch")
+    assert api.metadata(name)["file_status"] == "Corrupt"
+    assert code(api.download(name)) == (400, "bad_request")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
@@ -452,4 +466,5 @@ def test_a_full_disk_is_told_before_anything_is_sent(api: Api, monkeypatch: pyte
     monkeypatch.setattr("jos.storage.uploads_local.shutil.disk_usage", lambda _: usage)
     answer = api.initiate("huge.bin", 2 * 10**9)
     assert code(answer) == (503, "storage_unavailable")
-    assert "free" in answer.text
+    assert "Free some space" in answer.text
+    assert str(api.service.storage.root) not in answer.text
