@@ -128,8 +128,11 @@ def test_bodies_that_hold_no_file_are_refused(api: Api) -> None:
         api.http.post(url, content=b"a,b\n", headers=form),
         api.http.post(url, content=b"--x--\r\n", headers=form),
         api.http.post(url),
-        api.http.post(url, files={"other": ("a.csv", TABLE)}),
-        api.http.post(url, data={"file": "a,b"}, files={"more": ("a.csv", TABLE)}),
+        api.http.post(url, data={"file": "a,b"}),
+        api.http.post(url, content=OPENING.replace(b"a.csv", b"") + TABLE + CLOSING, headers=form),
+        api.http.post(
+            url, content=OPENING.replace(b'file"; ', b'more"; ').replace(b"a.csv", b"") + CLOSING, headers=form
+        ),
         api.http.post(
             url,
             content=b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\na,b\n',
@@ -148,6 +151,35 @@ def test_other_parts_of_the_form_are_passed_over(api: Api) -> None:
     )
     assert answer.json()["file_id"] == "a.csv"
     assert api.download("a.csv").content == TABLE
+
+
+@pytest.mark.parametrize("size", [0, 30, 5 << 20])
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_file_under_another_name_counts_if_none_is_called_file(api: Api, size: int) -> None:
+    data = os.urandom(size)
+    answer = api.http.post("/v0.5/files", data={"note": "x"}, files={"myname": ("a.csv", data)})
+    assert answer.json()["file_id"] == "a.csv"
+    assert api.download("a.csv").content == data
+    text = base64.b64encode(data)
+    assert api.http.post("/v0.5/files/base64", files={"x": ("a.png", text)}).json()["file_id"] == "a.png"
+    assert api.download("a.png").content == data
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"one": ("a.csv", TABLE), "two": ("b.csv", TABLE)},
+        {"one": ("a.csv", bytes(5 << 20)), "two": ("b.csv", TABLE)},
+        {"one": ("a.csv", bytes(5 << 20)), "file": ("b.csv", TABLE)},
+    ],
+    ids=["small", "large", "large before the right one"],
+)
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_of_several_files_that_may_be_meant_none_is_taken(api: Api, files: dict[str, Any]) -> None:
+    answer = api.http.post("/v0.5/files", files=files)
+    assert code(answer) == (400, "bad_request")
+    assert "several" in answer.text
+    assert list(api.service.storage.list("org_a/")) == []
 
 
 # --- limits -----------------------------------------------------------------------------------------------
