@@ -43,7 +43,7 @@ from jos.store.keys import ApiKeys
 from jos.store.pipelines import Pipelines
 from jos.wiring import Wired, open_queues, wired
 
-ROOMS = (jobs, events, stream, inputs, outputs, registry, uploads, files, keys)
+ROOMS = (jobs, events, stream, inputs, outputs, registry, uploads, files, signed, keys)
 BASES = ("/v0.5", "/api/v0.5", "/api")  # the same for all clients; only the first is shown in the description
 
 
@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for base in BASES:
         for room in ROOMS:
             app.include_router(room.router, prefix=base, include_in_schema=base == BASES[0])
-    for room in (signed, health, docs_page):
+    for room in (health, docs_page):
         app.include_router(room.router)
     errors.install(app)
     openapi.install(app)

@@ -222,11 +222,29 @@ def test_a_wrong_checksum_of_a_table_is_found_before_its_rows_are_counted(
         ({"filename": "a.csv", "num_bytes": 250_000_000_001}, 413, "invalid_file_size"),
         ({"filename": "a.csv", "num_bytes": 5, "file_type": "é"}, 400, "invalid_file_type"),
         ({"num_bytes": 5}, 422, "validation_error"),
+        ({"filename": None, "num_bytes": 5}, 422, "validation_error"),
+        ({"filename": "a.csv", "num_bytes": True}, 422, "validation_error"),
+        ({"filename": "a.csv", "num_bytes": "5"}, 422, "validation_error"),
+        ({"filename": "a.csv", "num_bytes": 5.0}, 422, "validation_error"),
     ],
 )
 @pytest.mark.parametrize("api", ["local"], indirect=True)
 def test_impossible_uploads_are_refused(api: Api, body: dict[str, Any], status: int, said: str) -> None:
     assert code(api.http.post("/v0.5/files/uploads/initiate", json=body)) == (status, said)
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_null_is_as_good_as_left_out_and_a_number_is_no_text(api: Api) -> None:
+    body = {"filename": "a.csv", "num_bytes": 5, "file_type": None, "resume_if_started": None}
+    upload = api.http.post("/v0.5/files/uploads/initiate", json=body).json()
+    assert upload["is_resume"] is False
+    wrong = [
+        api.upload(upload["upload_id"], "parts/urls", {"part_numbers": ["1"]}),
+        api.upload(upload["upload_id"], "parts/urls", {"part_numbers": [1.0]}),
+        api.upload(upload["upload_id"], "parts/checkpoint", {"parts": [{"part_number": "1", "part_token": "x"}]}),
+        api.upload(upload["upload_id"], "complete", {"parts": [{"part_number": True, "part_token": "x"}]}),
+    ]
+    assert [code(answer) for answer in wrong] == [(422, "validation_error")] * 4
 
 
 def test_an_unknown_upload_is_told_by_its_own_code(api: Api) -> None:
