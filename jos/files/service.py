@@ -201,19 +201,15 @@ class Files:
             await self._records.apply(change)
 
     async def delete(self, org_id: str, name_or_uid: str) -> File:
-        """Raises NotFound, and Conflict while a live job reads it."""
+        """Raises NotFound, and Conflict while a live job reads it. Waits for the drivers of jobs that are over."""
         for _ in range(_TRIES):
             file, now = await self.get(org_id, name_or_uid), datetime.now(UTC)
             if file.status is FileStatus.UPLOADING and file.upload_id is not None:
                 await self.uploads.abort(org_id, file.upload_id, now)
                 return file
-            marked, live = await self._removal.readers(file, now)
-            if live:
-                jobs = ", ".join(live[:5]) + (" and others" if len(live) > 5 else "")
-                raise Conflict(
-                    f"The file {file.name!r} is being read by {jobs}.", suggestion="Cancel these jobs, or wait."
-                )
-            change = self._records.change(org_id).if_file(file).if_readers(file.uid, marked)
+            readers = await self._removal.when_left(file)
+            readers.check_none(file.name)
+            change = self._records.change(org_id).if_file(file).if_readers(file.uid, readers.marked)
             change.if_name(file.name, file.uid).free_name(file).drop(file, now)
             if file.status is FileStatus.REGISTERED:
                 change.count(-1, -file.num_bytes, now)

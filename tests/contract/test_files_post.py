@@ -6,6 +6,7 @@ import asyncio
 import base64
 import http.client
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,9 +17,12 @@ import pytest
 from files_lab import Api, code
 from jobs_lab import until
 
+from jos.core.commands import Admit, Cancel, Drained, Started
 from jos.core.errors import Conflict, NotFound
+from jos.core.files import File
 from jos.core.ids import new_id
 from jos.core.model import EventDraft, Job, Status
+from jos.files.removal import Readers, Removal
 from jos.storage.source import stat_input
 
 TABLE = b"t,a,b\n1,2,3\n4,5,6\n"
@@ -300,6 +304,48 @@ def test_a_file_that_a_live_job_reads_cannot_be_deleted(api: Api) -> None:
     assert api.http.get("/v0.5/files/info").json()["num_files"] == 0
     with pytest.raises(NotFound):
         api.run(api.service.files.mark_reader("org_a", uid, new_id("job")))
+
+
+def cancelled_job(api: Api, uid: str) -> Job:
+    """It read the file, and its driver has not left yet."""
+    one = job()
+    api.run(api.service.files.readers("org_a", [uid], one.id))
+    put_job(api, one)
+    for command in (Admit(one.id), Started(one.id), Cancel()):
+        api.run(api.service.store.transact(one.id, command, datetime.now(UTC)))
+    return one
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_delete_right_after_a_cancel_waits_for_the_driver_to_leave(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = cancelled_job(api, api.post("a.csv", TABLE).json()["file_uid"])
+    looked, look = threading.Event(), Removal.readers
+
+    async def seen(self: Removal, file: File, now: datetime) -> Readers:
+        found = await look(self, file, now)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(Removal, "readers", seen)
+    with ThreadPoolExecutor(1) as pool:
+        deleted = pool.submit(api.http.delete, "/v0.5/files/delete/a.csv")
+        assert looked.wait(30)
+        api.run(api.service.store.transact(one.id, Drained(one.id), datetime.now(UTC)))
+        assert deleted.result(30).status_code == 200
+    assert list(api.service.storage.list("org_a/files/")) == []
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_driver_that_stays_keeps_the_file_and_nobody_is_told_to_cancel_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jos.files.removal.LEAVING_TAKES", 0)
+    one = cancelled_job(api, api.post("a.csv", TABLE).json()["file_uid"])
+    refused = api.http.delete("/v0.5/files/delete/a.csv")
+    assert code(refused) == (409, "conflict")
+    assert one.id in refused.text
+    assert refused.json()["errors"][0]["suggestion"] == "Try again soon."
+    assert api.download("a.csv").content == TABLE
 
 
 def test_released_marks_no_longer_hold_a_file(api: Api) -> None:
