@@ -90,7 +90,7 @@ async def _open(app: FastAPI) -> AsyncIterator[None]:
 
 async def _service(parts: Wired, metrics: Metrics) -> Service:
     settings, store, storage = parts.settings, parts.store, parts.storage
-    kept = Files(store, storage)
+    kept = Files(store, storage, open_uploads=settings.open_uploads)
     return Service(
         settings=settings,
         store=store,

@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 250_000_000_000  # of one upload in parts
 MAX_NAME_BYTES = 255
 MIB = 1 << 20
 PART_SIZE = 16 * MIB  # S3 wants at least 5 MiB of every part but the last
+OPEN_UPLOADS = 1000  # of one organisation, by default; each holds a folder, or parts that S3 bills
 MAX_PARTS = 1000  # S3 allows 10,000; with these, all URLs of an upload fit one answer
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import NoReturn
 
 from jos.core import files as rules
-from jos.core.errors import BadRequest, Conflict, StorageUnavailable
+from jos.core.errors import BadRequest, Conflict, StorageUnavailable, TooManyRequests
 from jos.core.files import ChecksumMismatch, File, FileStatus, Part, Upload, UploadNotFound, UploadStatus
 from jos.core.ids import new_id
 from jos.core.model import Json
@@ -33,6 +33,8 @@ ENDED_KEPT = timedelta(days=7)  # so that a late call is told what became of its
 ATTRIBUTES_READ = 256 << 20  # a larger file is not read for its number of rows alone
 _BEGINNING = 1 << 20
 _TRIES = 20
+_MANY_OPEN_WAIT = 5.0  # seconds until another try makes sense
+_HOURS = UPLOAD_LASTS // timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,23 @@ class Started:
 
 class PartUploads:
     def __init__(
-        self, records: FileRecords, storage: Storage, uploads: Uploads, removal: Removal, smallest_part: int
+        self,
+        records: FileRecords,
+        storage: Storage,
+        uploads: Uploads,
+        removal: Removal,
+        *,
+        smallest_part: int,
+        most_open: int,
     ) -> None:
         self._records, self._storage, self._removal = records, storage, removal
-        self._uploads, self._smallest_part = uploads, smallest_part
+        self._uploads, self._smallest_part, self._most_open = uploads, smallest_part, most_open
 
     async def initiate(
         self, org_id: str, name: str, declared_type: str, num_bytes: int, resume: bool, now: datetime
     ) -> Started:
-        """Raises Conflict for a name that is registered, or when another upload of it is to be resumed."""
+        """Raises Conflict for a name that is registered, or when another upload of it is to be resumed, and
+        TooManyRequests when too many are under way."""
         rules.check_name(name)
         rules.check_upload_size(num_bytes)
         rules.check_declared_type(declared_type)
@@ -72,6 +82,8 @@ class PartUploads:
                     )
                 if (resumed := await self._resume(old, now)) is not None:
                     return resumed
+            if old is None:  # else that one ends
+                await self._check_open_count(org_id)
             upload = await self._start(org_id, name, declared_type, num_bytes, now)
             if await self._enter(upload, current, old, now):
                 return Started(upload, False, [upload.part(n + 1) for n in range(upload.num_parts)])
@@ -166,6 +178,16 @@ class PartUploads:
             return None
         upload = await self._records.upload(current.org_id, current.upload_id)
         return upload if upload is not None and upload.status is UploadStatus.UPLOADING else None
+
+    async def _check_open_count(self, org_id: str) -> None:
+        """Those that begin at the very same moment may exceed it by their number. Not a Conflict: clients take that
+        for a file which is there already."""
+        if await self._records.open_uploads(org_id) >= self._most_open:
+            raise TooManyRequests(
+                f"{self._most_open:,} uploads of your organisation are under way, the most there may be.",
+                _MANY_OPEN_WAIT,
+                suggestion=f"Complete or abort some; one without a sign of life ends after {_HOURS} hours.",
+            )
 
     async def _resume(self, upload: Upload, now: datetime) -> Started | None:
         """None when the storage lost it, or it ended meanwhile."""

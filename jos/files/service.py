@@ -38,7 +38,8 @@ _MARKED = 500  # files in one step, so that Redis serves others in between
 
 
 class Files:
-    """`smallest_part`: bytes of a part of an upload; S3 wants at least 5 MiB."""
+    """`smallest_part`: bytes of a part of an upload; S3 wants at least 5 MiB. `open_uploads`: the most that an
+    organisation may have under way."""
 
     def __init__(
         self,
@@ -47,8 +48,10 @@ class Files:
         *,
         public_endpoint: str | None = None,
         smallest_part: int = rules.PART_SIZE,
+        open_uploads: int = rules.OPEN_UPLOADS,
     ) -> None:
-        self._storage, self._public, self._smallest_part = storage, public_endpoint, smallest_part
+        self._storage, self._public = storage, public_endpoint
+        self._smallest_part, self._open_uploads = smallest_part, open_uploads
         self._store, self._records = store, FileRecords(store.connection)
         self._removal = Removal(store, self._records, storage)
         self._tidied: datetime | None = None
@@ -60,7 +63,14 @@ class Files:
 
     @cached_property
     def uploads(self) -> PartUploads:
-        return PartUploads(self._records, self._storage, self.direct, self._removal, self._smallest_part)
+        return PartUploads(
+            self._records,
+            self._storage,
+            self.direct,
+            self._removal,
+            smallest_part=self._smallest_part,
+            most_open=self._open_uploads,
+        )
 
     # --- taking ---------------------------------------------------------------------------------------
 

@@ -479,6 +479,49 @@ def nothing_left(api: Api) -> bool:
 
 
 @pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_only_so_many_uploads_of_one_organisation_are_under_way(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = api.service.files.uploads
+    monkeypatch.setattr(uploads, "_most_open", 3)
+    first, second, third = (started(api, f"{n}.bin", b"abc") for n in range(3))
+
+    def full() -> bool:
+        answer = api.initiate("more.bin", 3)
+        if answer.status_code == 200:
+            api.upload(answer.json()["upload_id"], "abort")
+            return False
+        assert code(answer) == (429, "too_many_requests")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert "abort" in answer.json()["errors"][0]["suggestion"]
+        return True
+
+    assert full()
+    assert started(api, "0.bin", b"abc", resume_if_started=True)["is_resume"] is True
+    first = started(api, "0.bin", b"abc")  # in the place of the other
+    assert full()
+    other = api.http.post(
+        "/v0.5/files/uploads/initiate", json={"filename": "x.bin", "num_bytes": 3}, headers=api.key("org_b")
+    )
+    assert other.status_code == 200
+    api.upload(first["upload_id"], "abort")
+    assert not full()
+    started(api, "3.bin", b"abc")
+    assert full()
+    done = {"parts": tokens(api, second, b"abc"), "integrity_checksum": crc(b"abc")}
+    assert api.upload(second["upload_id"], "complete", done).status_code == 200
+    assert not full()
+    started(api, "4.bin", b"abc")
+    assert full()
+    wrong = {"parts": tokens(api, third, b"abc"), "integrity_checksum": crc(b"abcd")}
+    assert api.upload(third["upload_id"], "complete", wrong).status_code == 400
+    assert not full()
+    started(api, "5.bin", b"abc")
+    assert full()
+    api.run(api.service.files.prune(datetime.now(UTC) + timedelta(days=2)))
+    assert api.run(uploads._records.open_uploads("org_a")) == 0
+    assert not full()
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
 def test_a_full_disk_is_told_before_anything_is_sent(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10**9})
     monkeypatch.setattr("jos.storage.uploads_local.shutil.disk_usage", lambda _: usage)
