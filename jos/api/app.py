@@ -30,6 +30,7 @@ from jos.api import (
 )
 from jos.api.catalogue import Catalogue
 from jos.api.context import Service
+from jos.api.drain import Drain
 from jos.api.frame import Frame
 from jos.api.hub import Hub
 from jos.api.limits import Buckets, Limits
@@ -71,7 +72,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     app.add_middleware(Limits)
-    app.add_middleware(Frame, metrics=metrics)  # added last, so outermost
+    app.add_middleware(Frame, metrics=metrics)
+    app.add_middleware(Drain)  # added last, so outermost
     return app
 
 

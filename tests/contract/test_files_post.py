@@ -7,6 +7,8 @@ import base64
 import http.client
 import os
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -202,6 +204,18 @@ def test_what_says_itself_that_it_is_too_large_is_refused_before_it_is_sent(api:
         body = answer.read()
         assert (answer.status, b'"invalid_file_size"' in body) == (413, True), body
         connection.close()
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_client_that_sends_all_and_then_closes_reads_that_its_key_is_bad(api: Api) -> None:
+    request = urllib.request.Request(
+        f"{api.url}/v0.5/files", bytes(70_000_000), {**FORM, "Authorization": "Bearer sk_bad"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:  # urllib asks for the connection to be closed
+        urllib.request.urlopen(request, timeout=60)
+    with refused.value as answer:
+        assert answer.code == 401
+        assert b'"unauthorized"' in answer.read()
 
 
 @pytest.mark.parametrize("api", ["local"], indirect=True)
