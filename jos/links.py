@@ -17,7 +17,8 @@ from jos.storage.local import LocalStorage
 from jos.store.connection import Connection
 from jos.store.secrets import secret
 
-ROUTE = "/v0.5/signed"
+SIGNED = "signed"  # below each base of the API
+_VERSION = "/v0.5"
 
 
 class Links:
@@ -35,7 +36,7 @@ class Links:
             expires = int(time.time()) + seconds
             signature = self._signer.sign("GET", _object(key, filename), expires)
             query = urlencode({"key": key, "expires": expires, "signature": signature}, quote_via=quote)
-            return f"{base_url.rstrip('/')}{ROUTE}/files/{quote(filename, safe='')}?{query}"
+            return f"{_below(base_url)}/files/{quote(filename, safe='')}?{query}"
         from jos.storage.s3 import ObjectStorage
 
         assert isinstance(self._storage, ObjectStorage)
@@ -55,7 +56,7 @@ class Links:
         """Where the API itself takes one part; `expires` in Unix seconds."""
         signature = self._signer.sign("PUT", _part(handle, part), expires)
         query = urlencode({"offset": part.offset, "length": part.length, "expires": expires, "signature": signature})
-        return f"{base_url.rstrip('/')}{ROUTE}/parts/{handle}/{part.number}?{query}"
+        return f"{_below(base_url)}/parts/{handle}/{part.number}?{query}"
 
     def check_download(self, key: str, filename: str, expires: int, signature: str) -> None:
         """Raises LinkRefused."""
@@ -70,6 +71,11 @@ def disposition(filename: str) -> str:
     """Always an attachment, so that no browser runs a file in the API's origin. Old clients get an ASCII name."""
     plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in filename)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def _below(base_url: str) -> str:
+    """The base may be the whole of what clients are told, such as https://host/api or https://host/api/v0.5."""
+    return f"{base_url.rstrip('/').removesuffix(_VERSION)}{_VERSION}/{SIGNED}"
 
 
 def _object(key: str, filename: str) -> str:

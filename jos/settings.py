@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     rate_limit: float = Field(
         default=200, ge=0, description="requests a second of one API key to one API process; twice as many at once"
     )
+    open_uploads: int = Field(
+        default=1000, ge=1, description="uploads in parts that one organisation may have under way"
+    )
     ray_dashboard: str | None = Field(
         default=None, description="http://host:8265 of the cluster that the controller submits drivers to"
     )

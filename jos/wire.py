@@ -19,6 +19,7 @@ from pydantic import (
     FailFast,
     Field,
     PlainSerializer,
+    StrictInt,
     TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -447,8 +448,16 @@ class FileInfo(Wire):
 class UploadStart(BaseModel):
     filename: str
     file_type: str = "application/octet-stream"
-    num_bytes: int
+    num_bytes: StrictInt
     resume_if_started: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said(cls, value: Any) -> Any:
+        """null is as good as left out."""
+        if not isinstance(value, Mapping):
+            return value
+        return {name: one for name, one in value.items() if one is not None}
 
 
 class UploadPart(Wire):
@@ -474,7 +483,7 @@ class Upload(Wire):
 
 
 class PartNumbers(BaseModel):
-    part_numbers: list[int] = Field(max_length=10_000)
+    part_numbers: list[StrictInt] = Field(max_length=10_000)
 
 
 class UploadParts(Wire):
@@ -482,7 +491,7 @@ class UploadParts(Wire):
 
 
 class PartToken(BaseModel):
-    part_number: int
+    part_number: StrictInt
     part_token: str
 
 

@@ -30,6 +30,7 @@ from jos.api import (
 )
 from jos.api.catalogue import Catalogue
 from jos.api.context import Service
+from jos.api.drain import Drain
 from jos.api.frame import Frame
 from jos.api.hub import Hub
 from jos.api.limits import Buckets, Limits
@@ -43,7 +44,7 @@ from jos.store.keys import ApiKeys
 from jos.store.pipelines import Pipelines
 from jos.wiring import Wired, open_queues, wired
 
-ROOMS = (jobs, events, stream, inputs, outputs, registry, uploads, files, keys)
+ROOMS = (jobs, events, stream, inputs, outputs, registry, uploads, files, signed, keys)
 BASES = ("/v0.5", "/api/v0.5", "/api")  # the same for all clients; only the first is shown in the description
 
 
@@ -66,12 +67,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for base in BASES:
         for room in ROOMS:
             app.include_router(room.router, prefix=base, include_in_schema=base == BASES[0])
-    for room in (signed, health, docs_page):
+    for room in (health, docs_page):
         app.include_router(room.router)
     errors.install(app)
     openapi.install(app)
     app.add_middleware(Limits)
-    app.add_middleware(Frame, metrics=metrics)  # added last, so outermost
+    app.add_middleware(Frame, metrics=metrics)
+    app.add_middleware(Drain)  # added last, so outermost
     return app
 
 
@@ -90,7 +92,7 @@ async def _open(app: FastAPI) -> AsyncIterator[None]:
 
 async def _service(parts: Wired, metrics: Metrics) -> Service:
     settings, store, storage = parts.settings, parts.store, parts.storage
-    kept = Files(store, storage)
+    kept = Files(store, storage, open_uploads=settings.open_uploads)
     return Service(
         settings=settings,
         store=store,

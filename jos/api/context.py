@@ -66,10 +66,14 @@ def service(request: Request) -> Service:
 
 
 def base_url(connection: HTTPConnection) -> str:
-    """Where clients reach this API, without a slash at the end; what links in answers begin with."""
+    """Where clients reach this API, without a slash at the end; what links in answers begin with. Who asked below
+    `/api` may be behind a proxy that lets nothing else through."""
     settings: Settings = connection.app.state.settings
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
     try:
-        return (settings.public_url or str(connection.base_url)).rstrip("/")
+        below = "/api" if connection.scope["path"].startswith("/api/") else ""
+        return str(connection.base_url).rstrip("/") + below
     except ValueError:
         raise BadRequest("The Host header is no host.") from None
 

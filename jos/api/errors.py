@@ -20,7 +20,15 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 
 from jos import wire
-from jos.core.errors import BadRequest, ConfigInvalid, JosError, TooManyRequests, Violation
+from jos.core.errors import (
+    BadRequest,
+    ConfigInvalid,
+    JosError,
+    ObjectMissing,
+    StorageUnavailable,
+    TooManyRequests,
+    Violation,
+)
 from jos.core.schema import json_path
 
 log = structlog.get_logger("jos.api")
@@ -64,6 +72,8 @@ def answer(error: JosError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, ConfigInvalid) and error.violations:
         items = _violations(error)
+    elif isinstance(error, ObjectMissing | StorageUnavailable):
+        items = [_about_storage(error)]
     else:
         items = [_item(error.code, error.message, error.suggestion)]
     return _response(error.http_status, items, headers)
@@ -74,6 +84,15 @@ def unexpected(error: BaseException) -> Response:
     item = _item("internal_error", "Something went wrong inside JOS.", "Give error_uid to whoever runs this service.")
     log.error("unexpected error", error_uid=item.error_uid, exc_info=error)
     return _response(500, [item], {})
+
+
+def _about_storage(error: ObjectMissing | StorageUnavailable) -> wire.ErrorItem:
+    """Without the place: what the server's folders and buckets are called is in the log, for whoever runs it."""
+    missing = isinstance(error, ObjectMissing)
+    message = "It is not in the storage any more." if missing else "The storage cannot do this now."
+    item = _item(error.code, message, error.suggestion)
+    log.warning("storage", code=error.code, error_uid=item.error_uid, error=error.message)
+    return item
 
 
 def install(app: FastAPI) -> None:

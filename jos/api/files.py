@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from jos import wire
@@ -79,24 +80,29 @@ async def file_info(caller: Reader, parts: Parts) -> wire.FileInfo:
     )
 
 
+def _else(default: int) -> BeforeValidator:
+    """A parameter without a value, as in `limit=`, is as good as left out."""
+    return BeforeValidator(lambda said: default if said == "" else said)
+
+
 @router.get("/files/metadata", response_model=list[wire.FileRecord] | wire.FilePage, responses=documented(400))
 async def list_files(
     request: Request,
     caller: Reader,
     parts: Parts,
-    shard_index: Annotated[int, Query(ge=-1)] = -1,
-    max_items_per_shard: Annotated[int, Query(ge=-1)] = -1,
+    shard_index: Annotated[int, Query(ge=-1), _else(-1)] = -1,
+    max_items_per_shard: Annotated[int, Query(ge=-1), _else(-1)] = -1,
     file_type: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000), _else(100)] = 100,
     after: str | None = None,
     before: str | None = None,
 ) -> list[wire.FileRecord] | wire.FilePage:
     """Below `/v0.5` an array, in shards when asked for; below `/api` pages, newest first, with cursors."""
-    sharded = {"shard_index", "max_items_per_shard"} & request.query_params.keys()
+    sharded = request.query_params.get("shard_index") or request.query_params.get("max_items_per_shard")
     if not request.url.path.startswith("/api/") or sharded:
-        files = await parts.files.shard(caller.org_id, shard_index, max_items_per_shard, file_type)
+        files = await parts.files.shard(caller.org_id, shard_index, max_items_per_shard, file_type or None)
         return [_record(file) for file in files]
-    page = await parts.files.page(caller.org_id, limit, after or None, before or None, file_type)
+    page = await parts.files.page(caller.org_id, limit, after or None, before or None, file_type or None)
     return wire.FilePage(
         data=[_record(file) for file in page.files],
         has_more=page.newer if before else page.older,

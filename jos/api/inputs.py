@@ -16,7 +16,7 @@ from jos.api import shapes
 from jos.api.auth import TheirJob
 from jos.api.context import Parts, Service
 from jos.api.errors import documented
-from jos.api.shapes import Limit, Offset, said
+from jos.api.shapes import Limit, Offset, known_already, said
 from jos.core.model import InputState, InputStatus, Job, JobInput
 
 router = APIRouter(prefix="/batch/jobs", tags=["inputs"])
@@ -111,7 +111,7 @@ async def trace_inputs(
     data = body.model_dump_json()
     etag = f'"{hashlib.sha256(data.encode()).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if if_none_match is not None and _matches(if_none_match, etag):
+    if if_none_match is not None and known_already(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     return Response(data, 200, headers, "application/json")
 
@@ -120,7 +120,3 @@ async def _rows(parts: Service, job: Job, port: str | None, statuses: list[Input
     spec, states = await parts.remembered.spec(job), await parts.store.inputs(job.id)
     rows = ((source, states.get(source.id)) for source in spec.inputs if port in (None, source.port))
     return [row for row in rows if not statuses or shapes.status_of(*row) in statuses]
-
-
-def _matches(header: str, etag: str) -> bool:
-    return header.strip() == "*" or etag in (part.strip().removeprefix("W/") for part in header.split(","))

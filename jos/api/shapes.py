@@ -31,6 +31,11 @@ def said(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None 
     return Response(model.model_dump_json(), status, headers, "application/json")
 
 
+def known_already(if_none_match: str, etag: str) -> bool:
+    """Whether the client has this very answer: 304."""
+    return if_none_match.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
+
+
 def job(job: Job, place: tuple[int, int] | None, counts: wire.InputCounts) -> wire.Job:
     waiting = None
     if job.status is Status.PENDING and job.reason:

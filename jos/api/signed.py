@@ -16,13 +16,14 @@ from starlette.responses import Response, StreamingResponse
 
 from jos.api.context import Parts
 from jos.api.errors import answer
+from jos.api.shapes import known_already
 from jos.core.errors import BadRequest, NotFound
 from jos.core.files import OCTETS, Part, RangeInvalid, resolve_range
-from jos.links import ROUTE, disposition
+from jos.links import SIGNED, disposition
 from jos.storage.base import Storage
 from jos.storage.uploads_local import PartWriter
 
-router = APIRouter(prefix=ROUTE, include_in_schema=False)
+router = APIRouter(prefix=f"/{SIGNED}", include_in_schema=False)
 
 _WINDOW = 4 << 20  # bytes read at once; two of them are in memory
 _BATCH = 1 << 20
@@ -99,7 +100,7 @@ async def served(request: Request, storage: Storage, key: str, filename: str) ->
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private",
     }
-    if etag in (tag.strip() for tag in request.headers.get("if-none-match", "").split(",")):
+    if known_already(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     asked = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
     try:

@@ -42,6 +42,10 @@ class NotFound(JosError):
     code, http_status = "not_found", 404
 
 
+class ObjectMissing(NotFound):
+    """The storage holds no such object. The message names its place, which is for whoever runs JOS, not for clients."""
+
+
 class BadRequest(JosError):
     code, http_status = "bad_request", 400
 

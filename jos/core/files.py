@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 250_000_000_000  # of one upload in parts
 MAX_NAME_BYTES = 255
 MIB = 1 << 20
 PART_SIZE = 16 * MIB  # S3 wants at least 5 MiB of every part but the last
+OPEN_UPLOADS = 1000  # of one organisation, by default; each holds a folder, or parts that S3 bills
 MAX_PARTS = 1000  # S3 allows 10,000; with these, all URLs of an upload fit one answer
 
 
@@ -346,21 +347,30 @@ def _times(a: int, b: int) -> int:
 
 # --- byte ranges --------------------------------------------------------------------------------------------
 
-_RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE)
+_RANGE = re.compile(r"bytes\s*=\s*([0-9]*)\s*-\s*([0-9]*)\s*", re.IGNORECASE)
+_BEYOND = 10**18  # of any file; a client may send more digits than Python cares to read
 
 
 def resolve_range(header: str | None, num_bytes: int) -> tuple[int, int] | None:
     """[start, end) of a `Range` header, None for the whole. A header that is none, or that names several ranges, is
     ignored as RFC 9110 allows; RangeInvalid for one that lies outside."""
     found = _RANGE.fullmatch(header.strip()) if header else None
-    if found is None or found[1] == found[2] == "":
+    if header is None or found is None or found[1] == found[2] == "":
         return None
-    if not found[1]:
-        start, end = max(num_bytes - int(found[2]), 0), num_bytes
+    first, last = _position(found[1]), _position(found[2])
+    if first is None:
+        start, end = max(num_bytes - (last or 0), 0), num_bytes
     else:
-        start, end = int(found[1]), int(found[2]) + 1 if found[2] else num_bytes
-        if found[2] and end <= start:
+        start, end = first, num_bytes if last is None else last + 1
+        if end <= start and last is not None:
             return None
-    if start >= num_bytes or not (found[1] or int(found[2])):
-        raise RangeInvalid(f"The range '{header}' lies outside the {num_bytes} bytes of the file.")
+    if start >= num_bytes or (first is None and not last):
+        raise RangeInvalid(f"The range '{header[:80]}' lies outside the {num_bytes} bytes of the file.")
     return start, min(end, num_bytes)
+
+
+def _position(digits: str) -> int | None:
+    if not digits:
+        return None
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= 18 else _BEYOND

@@ -1,5 +1,8 @@
 """The part `file` of a multipart body, as it arrives: nothing of it is kept.
 
+Clients that call it otherwise are served as well: a file of another name counts if none is called `file`. Only the
+beginning of one is held back, until that is known.
+
 May import: python_multipart, jos.core. Tests: tests/contract/test_files_post.py.
 """
 
@@ -18,6 +21,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from jos.core.errors import BadRequest
 
 FIELD = "file"
+HELD = 1 << 20  # bytes of a part of another name that wait for one called `file`
 
 
 @dataclass
@@ -28,7 +32,8 @@ class FormFile:
 
 
 async def form_file(content_type: str, body: AsyncIterator[bytes]) -> FormFile:
-    """The part named `file`, once its headers are here; parts before it are skipped. BadRequest if there is none."""
+    """The part named `file`, once its headers are here, or the one other part that is a file; parts before it are
+    skipped. BadRequest if there is none."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not boundary:
@@ -37,12 +42,12 @@ async def form_file(content_type: str, body: AsyncIterator[bytes]) -> FormFile:
             suggestion="For example: curl -F file=@data.csv …",
         )
     parts = _Parts(boundary)
-    while (found := parts.found) is None:
-        data = await anext(body, None)
-        if data is None:
-            raise BadRequest(f"The multipart body has no part named '{FIELD}' with a filename.")
+    while not parts.named and parts.held <= HELD and (data := await anext(body, None)) is not None:
         parts.feed(data)
-    return FormFile(*found, _rest(parts, body))
+    if parts.found is None:
+        raise BadRequest(f"The multipart body has no part named '{FIELD}' with a filename.")
+    parts.settled = True
+    return FormFile(*parts.found, _rest(parts, body))
 
 
 async def _rest(parts: _Parts, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -55,8 +60,13 @@ async def _rest(parts: _Parts, body: AsyncIterator[bytes]) -> AsyncIterator[byte
         if data is None:
             raise BadRequest("The multipart body breaks off before its end.")
         parts.feed(data)
-    async for _ in body:  # the closing line, and parts that nobody asked for
-        continue
+    async for data in body:  # the closing line, and parts that nobody asked for
+        if not parts.named:
+            parts.feed(data)
+    if parts.several:
+        raise BadRequest(
+            "The multipart body has several files.", suggestion=f"Send one, or name the one that is meant '{FIELD}'."
+        )
 
 
 @dataclass
@@ -65,7 +75,11 @@ class _Parts:
 
     boundary: bytes
     found: tuple[str, str] | None = None  # filename and type of the part that is wanted
+    named: bool = False  # it is called `file`
+    settled: bool = False  # it is being read: no other can take its place
+    several: bool = False  # there are others that may have been meant
     ended: bool = False
+    held: int = 0  # bytes that came of it
     data: deque[bytes] = field(default_factory=deque)
     _headers: dict[str, bytes] = field(default_factory=dict)
     _name: bytes = b""
@@ -112,13 +126,21 @@ class _Parts:
         disposition = self._headers.get("content-disposition", b"").decode("latin-1")
         _, options = parse_options_header(disposition)
         filename = _filename(disposition, options)
-        if self.found is None and options.get(b"name") == FIELD.encode() and filename is not None:
-            self._wanted = True
-            self.found = filename, self._headers.get("content-type", b"").decode("latin-1")
+        named = options.get(b"name") == FIELD.encode()
+        if filename is None or self.named or not (named or filename):
+            return
+        if self.found is not None and (self.settled or not named):
+            self.several = True
+            return
+        self.data.clear()
+        self.ended, self.several, self.held = False, False, 0
+        self._wanted, self.named = True, named
+        self.found = filename, self._headers.get("content-type", b"").decode("latin-1")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted:
             self.data.append(data[start:end])
+            self.held += end - start
 
     def _part_end(self) -> None:
         self.ended = self.ended or self._wanted

@@ -12,9 +12,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from jos.core import files as rules
-from jos.core.errors import BadRequest, Conflict, StorageUnavailable
+from jos.core.errors import BadRequest, Conflict, StorageUnavailable, TooManyRequests
 from jos.core.files import ChecksumMismatch, File, FileStatus, Part, Upload, UploadNotFound, UploadStatus
 from jos.core.ids import new_id
 from jos.core.model import Json
@@ -32,6 +33,8 @@ ENDED_KEPT = timedelta(days=7)  # so that a late call is told what became of its
 ATTRIBUTES_READ = 256 << 20  # a larger file is not read for its number of rows alone
 _BEGINNING = 1 << 20
 _TRIES = 20
+_MANY_OPEN_WAIT = 5.0  # seconds until another try makes sense
+_HOURS = UPLOAD_LASTS // timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,23 @@ class Started:
 
 class PartUploads:
     def __init__(
-        self, records: FileRecords, storage: Storage, uploads: Uploads, removal: Removal, smallest_part: int
+        self,
+        records: FileRecords,
+        storage: Storage,
+        uploads: Uploads,
+        removal: Removal,
+        *,
+        smallest_part: int,
+        most_open: int,
     ) -> None:
         self._records, self._storage, self._removal = records, storage, removal
-        self._uploads, self._smallest_part = uploads, smallest_part
+        self._uploads, self._smallest_part, self._most_open = uploads, smallest_part, most_open
 
     async def initiate(
         self, org_id: str, name: str, declared_type: str, num_bytes: int, resume: bool, now: datetime
     ) -> Started:
-        """Raises Conflict for a name that is registered, or when another upload of it is to be resumed."""
+        """Raises Conflict for a name that is registered, or when another upload of it is to be resumed, and
+        TooManyRequests when too many are under way."""
         rules.check_name(name)
         rules.check_upload_size(num_bytes)
         rules.check_declared_type(declared_type)
@@ -71,6 +82,8 @@ class PartUploads:
                     )
                 if (resumed := await self._resume(old, now)) is not None:
                     return resumed
+            if old is None:  # else that one ends
+                await self._check_open_count(org_id)
             upload = await self._start(org_id, name, declared_type, num_bytes, now)
             if await self._enter(upload, current, old, now):
                 return Started(upload, False, [upload.part(n + 1) for n in range(upload.num_parts)])
@@ -115,12 +128,11 @@ class PartUploads:
         if file is None or file.status is not FileStatus.UPLOADING:
             raise Conflict(f"The name '{upload.name}' was given to another file meanwhile.")
         crc = await self._finish(upload, known, wanted)
-        if wanted is not None and not self._uploads.checks(upload.num_bytes):
-            wanted = None
-        look = wanted is not None and crc is None
-        seen, found = await self._attributes(file, read_all=look)
-        crc = seen if crc is None else crc
-        if wanted is not None and crc != wanted:
+        if wanted is not None and crc not in (None, wanted):
+            await self._corrupt(upload, file, now)  # there is no object then, so this comes before any look at it
+        unchecked = wanted is not None and crc is None and self._uploads.checks(upload.num_bytes)
+        seen, found = await self._attributes(file, read_all=unchecked)
+        if unchecked and seen != wanted:
             await self._corrupt(upload, file, now)
         _, fingerprint = await asyncio.to_thread(stat_input, self._storage.location(file.key))
         whole = file.but(status=FileStatus.REGISTERED, fingerprint=fingerprint, attributes=found)
@@ -166,6 +178,16 @@ class PartUploads:
             return None
         upload = await self._records.upload(current.org_id, current.upload_id)
         return upload if upload is not None and upload.status is UploadStatus.UPLOADING else None
+
+    async def _check_open_count(self, org_id: str) -> None:
+        """Those that begin at the very same moment may exceed it by their number. Not a Conflict: clients take that
+        for a file which is there already."""
+        if await self._records.open_uploads(org_id) >= self._most_open:
+            raise TooManyRequests(
+                f"{self._most_open:,} uploads of your organisation are under way, the most there may be.",
+                _MANY_OPEN_WAIT,
+                suggestion=f"Complete or abort some; one without a sign of life ends after {_HOURS} hours.",
+            )
 
     async def _resume(self, upload: Upload, now: datetime) -> Started | None:
         """None when the storage lost it, or it ended meanwhile."""
@@ -232,7 +254,8 @@ class PartUploads:
         return entered
 
     async def _finish(self, upload: Upload, tokens: Mapping[int, str], wanted: int | None) -> int | None:
-        """Puts the parts together in the storage; the CRC32C of the whole where the storage knows it."""
+        """Puts the parts together in the storage, unless their CRC32C is known and not the wanted one; the CRC32C of
+        the whole where the storage knows it."""
         received = await asyncio.to_thread(self._uploads.received, upload.key, upload.handle)
         if received is None:
             if not await self._is_there(upload):
@@ -286,7 +309,7 @@ class PartUploads:
         await asyncio.to_thread(self._uploads.discard, upload.key, upload.handle)
         return whole
 
-    async def _corrupt(self, upload: Upload, file: File, now: datetime) -> None:
+    async def _corrupt(self, upload: Upload, file: File, now: datetime) -> NoReturn:
         """Raises ChecksumMismatch, once the record says so."""
         change = self._records.change(upload.org_id).if_upload(upload).if_file(file)
         change.put_file(file.but(status=FileStatus.CORRUPT))

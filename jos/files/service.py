@@ -33,11 +33,13 @@ from jos.store.redis import Store
 _TRIES = 20
 _TIDY_EVERY = timedelta(hours=1)
 _RECOVERERS = 16
+_MARKING_TAKES = timedelta(hours=1)  # at most, until a recovery has marked the readers of all it restored
 _MARKED = 500  # files in one step, so that Redis serves others in between
 
 
 class Files:
-    """`smallest_part`: bytes of a part of an upload; S3 wants at least 5 MiB."""
+    """`smallest_part`: bytes of a part of an upload; S3 wants at least 5 MiB. `open_uploads`: the most that an
+    organisation may have under way."""
 
     def __init__(
         self,
@@ -46,8 +48,10 @@ class Files:
         *,
         public_endpoint: str | None = None,
         smallest_part: int = rules.PART_SIZE,
+        open_uploads: int = rules.OPEN_UPLOADS,
     ) -> None:
-        self._storage, self._public, self._smallest_part = storage, public_endpoint, smallest_part
+        self._storage, self._public = storage, public_endpoint
+        self._smallest_part, self._open_uploads = smallest_part, open_uploads
         self._store, self._records = store, FileRecords(store.connection)
         self._removal = Removal(store, self._records, storage)
         self._tidied: datetime | None = None
@@ -59,7 +63,14 @@ class Files:
 
     @cached_property
     def uploads(self) -> PartUploads:
-        return PartUploads(self._records, self._storage, self.direct, self._removal, self._smallest_part)
+        return PartUploads(
+            self._records,
+            self._storage,
+            self.direct,
+            self._removal,
+            smallest_part=self._smallest_part,
+            most_open=self._open_uploads,
+        )
 
     # --- taking ---------------------------------------------------------------------------------------
 
@@ -91,8 +102,8 @@ class Files:
             await self._removal.remove(org_id, replaced.uid, datetime.now(UTC))
         return file
 
-    async def _register(self, file: File, now: datetime) -> File | None:
-        """Gives the file its name. What had it is unwanted from then on, and is returned."""
+    async def _register(self, file: File, now: datetime, grace: timedelta = timedelta(0)) -> File | None:
+        """Gives the file its name. What had it is unwanted from then on, or after `grace`, and is returned."""
         for _ in range(_TRIES):
             current = await self._records.named(file.org_id, file.name)
             if current is not None and current.uid == file.uid:
@@ -102,7 +113,8 @@ class Files:
             if current is not None:
                 change.if_file(current)
                 if current.status is FileStatus.REGISTERED:
-                    change.put_file(current.but(status=FileStatus.REPLACED)).hide(current).unwanted(current.uid, now)
+                    change.put_file(current.but(status=FileStatus.REPLACED)).hide(current)
+                    change.unwanted(current.uid, now + grace)
                     change.count(-1, -current.num_bytes, now)
                 else:
                     change.drop(current, now)
@@ -172,19 +184,21 @@ class Files:
 
     # --- readers and removal ----------------------------------------------------------------------------
 
-    async def readers(self, org_id: str, uids: Sequence[str], job_id: str) -> None:
+    async def readers(self, org_id: str, uids: Sequence[str], job_id: str, some: bool = False) -> None:
         """Marks a job as a reader of these files: call it before the job's record is there. From then on they stay
-        until the job is over. Raises NotFound if one is gone by now; marks of a job that never comes lapse."""
+        until the job is over. Raises NotFound if one is gone by now, unless `some` of them will do; marks of a job
+        that never comes lapse."""
         for start in range(0, len(uids), _MARKED):
-            await self._mark(org_id, uids[start : start + _MARKED], job_id)
+            await self._mark(org_id, uids[start : start + _MARKED], job_id, some)
 
-    async def _mark(self, org_id: str, uids: Sequence[str], job_id: str) -> None:
+    async def _mark(self, org_id: str, uids: Sequence[str], job_id: str, some: bool = False) -> None:
         for _ in range(_TRIES):
             change, now = self._records.change(org_id), datetime.now(UTC)
             for uid, file in zip(uids, await self._records.by_uids(org_id, uids), strict=True):
-                if file is None or file.status not in (FileStatus.REGISTERED, FileStatus.REPLACED):
+                if file is not None and file.status in (FileStatus.REGISTERED, FileStatus.REPLACED):
+                    change.if_file(file).read_by(uid, job_id, now)
+                elif not some:
                     raise NotFound(f"File {uid} was deleted meanwhile.")
-                change.if_file(file).read_by(uid, job_id, now)
             if await self._records.apply(change):
                 return
         raise Conflict("The job's files are being changed by many at once.")
@@ -201,19 +215,15 @@ class Files:
             await self._records.apply(change)
 
     async def delete(self, org_id: str, name_or_uid: str) -> File:
-        """Raises NotFound, and Conflict while a live job reads it."""
+        """Raises NotFound, and Conflict while a live job reads it. Waits for the drivers of jobs that are over."""
         for _ in range(_TRIES):
             file, now = await self.get(org_id, name_or_uid), datetime.now(UTC)
             if file.status is FileStatus.UPLOADING and file.upload_id is not None:
                 await self.uploads.abort(org_id, file.upload_id, now)
                 return file
-            marked, live = await self._removal.readers(file, now)
-            if live:
-                jobs = ", ".join(live[:5]) + (" and others" if len(live) > 5 else "")
-                raise Conflict(
-                    f"The file {file.name!r} is being read by {jobs}.", suggestion="Cancel these jobs, or wait."
-                )
-            change = self._records.change(org_id).if_file(file).if_readers(file.uid, marked)
+            readers = await self._removal.when_left(file)
+            readers.check_none(file.name)
+            change = self._records.change(org_id).if_file(file).if_readers(file.uid, readers.marked)
             change.if_name(file.name, file.uid).free_name(file).drop(file, now)
             if file.status is FileStatus.REGISTERED:
                 change.count(-1, -file.num_bytes, now)
@@ -256,10 +266,11 @@ class Files:
         return list(self._storage.folders(prefix))
 
     def _stored(self, org_id: str, uids: Sequence[str]) -> list[File]:
-        """Oldest first."""
+        """Newest first, so that an older content of a name never has it, not even for a moment."""
         with ThreadPoolExecutor(_RECOVERERS) as pool:
             found = pool.map(lambda uid: self._stored_one(org_id, uid), uids)
-            return sorted((file for file in found if file is not None), key=lambda file: (file.created_at, file.uid))
+            files = [file for file in found if file is not None]
+        return sorted(files, key=lambda file: (file.created_at, file.uid), reverse=True)
 
     def _stored_one(self, org_id: str, uid: str) -> File | None:
         """None for what was never registered, or is half removed."""
@@ -274,21 +285,23 @@ class Files:
         return file.but(fingerprint=fingerprint, status=FileStatus.REGISTERED)
 
     async def _restore(self, file: File) -> bool:
-        """Of several contents of one name the newest gets it; the others wait for the pruner, as they did."""
+        """Of several contents of one name the newest gets it; the others wait for the pruner, as they did: long enough
+        for all jobs that read them to be marked again."""
         now = datetime.now(UTC)
         current = await self._records.named(file.org_id, file.name)
         if current is None or current.created_at < file.created_at:
-            await self._register(file, now)
+            await self._register(file, now, _MARKING_TAKES)
             return True
         old = file.but(status=FileStatus.REPLACED)
-        return await self._records.apply(self._records.change(file.org_id).put_file(old).unwanted(file.uid, now))
+        change = self._records.change(file.org_id).put_file(old).unwanted(file.uid, now + _MARKING_TAKES)
+        return await self._records.apply(change)
 
     async def _mark_again(self, job: Job) -> None:
         try:
             raw = await asyncio.to_thread(self._storage.read, f"{job_folder(job.org_id, job.id)}job.json")
-        except NotFound:  # not a job of this storage
+            spec = JobSpec.model_validate_json(raw)
+        except (NotFound, ValidationError):  # not a job of this storage, or one that cannot run
             return
-        urls = " ".join(source.url for source in JobSpec.model_validate_json(raw).inputs)
+        urls = " ".join(source.url for source in spec.inputs)
         uids = sorted(set(re.findall(rf"{re.escape(job.org_id)}/files/(fil_[0-9a-z]{{26}})/data/", urls)))
-        known = await self._records.by_uids(job.org_id, uids)
-        await self.readers(job.org_id, [file.uid for file in known if file is not None], job.id)
+        await self.readers(job.org_id, uids, job.id, some=True)

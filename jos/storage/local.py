@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from jos.core.errors import BadRequest, JosError, NotFound, StorageUnavailable, StorageUnfit
+from jos.core.errors import BadRequest, JosError, ObjectMissing, StorageUnavailable, StorageUnfit
 from jos.storage.base import Stat
 from jos.storage.keys import RESERVED, check_key, check_prefix
 
@@ -68,7 +68,7 @@ class LocalStorage:
                         file.seek(start)
                     return file.read() if end is None else file.read(max(end - start, 0))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                raise NotFound(f"There is no {self._path(key)}.") from None
+                raise ObjectMissing(f"There is no {self._path(key)}.") from None
 
     def stat(self, key: str) -> Stat | None:
         path = self._path(key)

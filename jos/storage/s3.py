@@ -24,7 +24,7 @@ import obstore
 from obstore import exceptions as obstore_errors
 from obstore.store import GCSStore, S3Store
 
-from jos.core.errors import InputInvalid, JosError, NotFound, StorageUnavailable, StorageUnfit
+from jos.core.errors import InputInvalid, JosError, ObjectMissing, StorageUnavailable, StorageUnfit
 from jos.storage.base import Stat
 from jos.storage.keys import check_key, check_prefix
 
@@ -119,7 +119,7 @@ class ObjectStorage:
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         if end is not None and end <= start:
             if self.stat(key) is None:
-                raise NotFound(f"There is no {self.location(key)}.")
+                raise ObjectMissing(f"There is no {self.location(key)}.")
             return b""
         return read_object(self._bucket, self._at(key), start, end)
 
@@ -343,7 +343,7 @@ def _not_found(where: Bucket, key: str, text: str) -> JosError:
             f"What answers at {where.endpoint} does not speak S3: it says 404 without an S3 error code.",
             suggestion="Check AWS_ENDPOINT_URL, and any proxy in between.",
         )
-    return NotFound(f"There is no {where.scheme}://{where.name}/{key}.")
+    return ObjectMissing(f"There is no {where.scheme}://{where.name}/{key}.")
 
 
 def _unavailable(where: Bucket, error: Exception) -> JosError:

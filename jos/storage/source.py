@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
-from jos.core.errors import InputInvalid, NotFound, StorageUnavailable, StorageUnfit
+from jos.core.errors import InputInvalid, NotFound, ObjectMissing, StorageUnavailable, StorageUnfit
 
 READ_AHEAD = 4 << 20  # bytes per request of a stream over an object
 
@@ -95,7 +95,7 @@ def stat_input(url: str) -> tuple[int, str]:
             opened.close()
             return num_bytes, fingerprint
     except Missing as error:
-        raise NotFound(error.message, suggestion=error.suggestion) from error
+        raise ObjectMissing(error.message, suggestion=error.suggestion) from error
 
 
 def locate(url: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ that of two racing changes one is decided anew; no rule lives here.
     jos:{ORG}:files:info     HASH  num_files, num_bytes of registered files; last_updated in Unix seconds
     jos:{ORG}:files:readers:UID  ZSET  job id => when it was marked as a reader
     jos:{ORG}:uploads        HASH  upload id => Upload as JSON
+    jos:{ORG}:uploads:open   SET   ids of uploads that are under way
     jos:{ORG}:upload:ID      HASH  part number => token, of checkpointed parts
     jos:files:expiring       ZSET  "ORG ID" of uploads => when they expire, or when the record of an ended one goes
     jos:files:unwanted       ZSET  "ORG UID" of contents to remove once no live job reads them => since when
@@ -22,7 +23,7 @@ from typing import TypeVar
 
 import orjson
 
-from jos.core.files import File, FileStatus, Record, Upload
+from jos.core.files import File, FileStatus, Record, Upload, UploadStatus
 from jos.core.ids import is_id
 from jos.store.connection import Argument, Connection
 
@@ -54,6 +55,10 @@ class OrgKeys:
     @property
     def uploads(self) -> str:
         return f"jos:{{{self.org_id}}}:uploads"
+
+    @property
+    def open_uploads(self) -> str:
+        return f"{self.uploads}:open"
 
     def readers(self, uid: str) -> str:
         return f"{self.files}:readers:{uid}"
@@ -133,10 +138,12 @@ class Change:
 
     def put_upload(self, upload: Upload, until: datetime) -> Change:
         self.do("HSET", self.keys.uploads, upload.id, _dump(upload))
+        self.do("SADD" if upload.status is UploadStatus.UPLOADING else "SREM", self.keys.open_uploads, upload.id)
         return self.do("ZADD", EXPIRING, until.timestamp(), f"{upload.org_id} {upload.id}")
 
     def forget_upload(self, upload_id: str) -> Change:
         self.do("HDEL", self.keys.uploads, upload_id).do("DEL", self.keys.parts(upload_id))
+        self.do("SREM", self.keys.open_uploads, upload_id)
         return self.do("ZREM", EXPIRING, f"{self.keys.org_id} {upload_id}")
 
 
@@ -248,6 +255,10 @@ class FileRecords:
             return None
         raw = await self._connection.command("HGET", OrgKeys(org_id).uploads, upload_id)
         return _load(Upload, raw)
+
+    async def open_uploads(self, org_id: str) -> int:
+        """How many are under way."""
+        return int(await self._connection.command("SCARD", OrgKeys(org_id).open_uploads))
 
     async def checkpoint(self, org_id: str, upload_id: str, tokens: dict[int, str]) -> int:
         """How many parts are checkpointed now."""

@@ -6,6 +6,9 @@ import asyncio
 import base64
 import http.client
 import os
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,9 +19,12 @@ import pytest
 from files_lab import Api, code
 from jobs_lab import until
 
+from jos.core.commands import Admit, Cancel, Drained, Started
 from jos.core.errors import Conflict, NotFound
+from jos.core.files import File
 from jos.core.ids import new_id
 from jos.core.model import EventDraft, Job, Status
+from jos.files.removal import Readers, Removal
 from jos.storage.source import stat_input
 
 TABLE = b"t,a,b\n1,2,3\n4,5,6\n"
@@ -128,8 +134,11 @@ def test_bodies_that_hold_no_file_are_refused(api: Api) -> None:
         api.http.post(url, content=b"a,b\n", headers=form),
         api.http.post(url, content=b"--x--\r\n", headers=form),
         api.http.post(url),
-        api.http.post(url, files={"other": ("a.csv", TABLE)}),
-        api.http.post(url, data={"file": "a,b"}, files={"more": ("a.csv", TABLE)}),
+        api.http.post(url, data={"file": "a,b"}),
+        api.http.post(url, content=OPENING.replace(b"a.csv", b"") + TABLE + CLOSING, headers=form),
+        api.http.post(
+            url, content=OPENING.replace(b'file"; ', b'more"; ').replace(b"a.csv", b"") + CLOSING, headers=form
+        ),
         api.http.post(
             url,
             content=b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\na,b\n',
@@ -150,6 +159,35 @@ def test_other_parts_of_the_form_are_passed_over(api: Api) -> None:
     assert api.download("a.csv").content == TABLE
 
 
+@pytest.mark.parametrize("size", [0, 30, 5 << 20])
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_file_under_another_name_counts_if_none_is_called_file(api: Api, size: int) -> None:
+    data = os.urandom(size)
+    answer = api.http.post("/v0.5/files", data={"note": "x"}, files={"myname": ("a.csv", data)})
+    assert answer.json()["file_id"] == "a.csv"
+    assert api.download("a.csv").content == data
+    text = base64.b64encode(data)
+    assert api.http.post("/v0.5/files/base64", files={"x": ("a.png", text)}).json()["file_id"] == "a.png"
+    assert api.download("a.png").content == data
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"one": ("a.csv", TABLE), "two": ("b.csv", TABLE)},
+        {"one": ("a.csv", bytes(5 << 20)), "two": ("b.csv", TABLE)},
+        {"one": ("a.csv", bytes(5 << 20)), "file": ("b.csv", TABLE)},
+    ],
+    ids=["small", "large", "large before the right one"],
+)
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_of_several_files_that_may_be_meant_none_is_taken(api: Api, files: dict[str, Any]) -> None:
+    answer = api.http.post("/v0.5/files", files=files)
+    assert code(answer) == (400, "bad_request")
+    assert "several" in answer.text
+    assert list(api.service.storage.list("org_a/")) == []
+
+
 # --- limits -----------------------------------------------------------------------------------------------
 
 
@@ -166,6 +204,18 @@ def test_what_says_itself_that_it_is_too_large_is_refused_before_it_is_sent(api:
         body = answer.read()
         assert (answer.status, b'"invalid_file_size"' in body) == (413, True), body
         connection.close()
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_client_that_sends_all_and_then_closes_reads_that_its_key_is_bad(api: Api) -> None:
+    request = urllib.request.Request(
+        f"{api.url}/v0.5/files", bytes(70_000_000), {**FORM, "Authorization": "Bearer sk_bad"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:  # urllib asks for the connection to be closed
+        urllib.request.urlopen(request, timeout=60)
+    with refused.value as answer:
+        assert answer.code == 401
+        assert b'"unauthorized"' in answer.read()
 
 
 @pytest.mark.parametrize("api", ["local"], indirect=True)
@@ -268,6 +318,48 @@ def test_a_file_that_a_live_job_reads_cannot_be_deleted(api: Api) -> None:
     assert api.http.get("/v0.5/files/info").json()["num_files"] == 0
     with pytest.raises(NotFound):
         api.run(api.service.files.mark_reader("org_a", uid, new_id("job")))
+
+
+def cancelled_job(api: Api, uid: str) -> Job:
+    """It read the file, and its driver has not left yet."""
+    one = job()
+    api.run(api.service.files.readers("org_a", [uid], one.id))
+    put_job(api, one)
+    for command in (Admit(one.id), Started(one.id), Cancel()):
+        api.run(api.service.store.transact(one.id, command, datetime.now(UTC)))
+    return one
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_delete_right_after_a_cancel_waits_for_the_driver_to_leave(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = cancelled_job(api, api.post("a.csv", TABLE).json()["file_uid"])
+    looked, look = threading.Event(), Removal.readers
+
+    async def seen(self: Removal, file: File, now: datetime) -> Readers:
+        found = await look(self, file, now)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(Removal, "readers", seen)
+    with ThreadPoolExecutor(1) as pool:
+        deleted = pool.submit(api.http.delete, "/v0.5/files/delete/a.csv")
+        assert looked.wait(30)
+        api.run(api.service.store.transact(one.id, Drained(one.id), datetime.now(UTC)))
+        assert deleted.result(30).status_code == 200
+    assert list(api.service.storage.list("org_a/files/")) == []
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_a_driver_that_stays_keeps_the_file_and_nobody_is_told_to_cancel_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jos.files.removal.LEAVING_TAKES", 0)
+    one = cancelled_job(api, api.post("a.csv", TABLE).json()["file_uid"])
+    refused = api.http.delete("/v0.5/files/delete/a.csv")
+    assert code(refused) == (409, "conflict")
+    assert one.id in refused.text
+    assert refused.json()["errors"][0]["suggestion"] == "Try again soon."
+    assert api.download("a.csv").content == TABLE
 
 
 def test_released_marks_no_longer_hold_a_file(api: Api) -> None:

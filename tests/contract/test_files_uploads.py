@@ -198,6 +198,20 @@ def test_a_wrong_checksum_makes_the_file_corrupt_until_it_is_sent_again(api: Api
     assert api.http.get("/v0.5/files/info").json()["num_bytes"] == len(DATA)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+@pytest.mark.parametrize("read_up_to", [256 << 20, 4], ids=["small", "large"])
+def test_a_wrong_checksum_of_a_table_is_found_before_its_rows_are_counted(
+    api: Api, monkeypatch: pytest.MonkeyPatch, name: str, read_up_to: int
+) -> None:
+    monkeypatch.setattr("jos.files.parts.ATTRIBUTES_READ", read_up_to)
+    data = b"t,x\n1,2\n"
+    upload = api.initiate(name, len(data)).json()
+    body = {"parts": tokens(api, upload, data), "integrity_checksum": crc(data + b"x")}
+    assert code(api.upload(upload["upload_id"], "complete", body)) == (400, "checksum_mismatch")
+    assert api.metadata(name)["file_status"] == "Corrupt"
+    assert code(api.download(name)) == (400, "bad_request")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
@@ -208,11 +222,29 @@ def test_a_wrong_checksum_makes_the_file_corrupt_until_it_is_sent_again(api: Api
         ({"filename": "a.csv", "num_bytes": 250_000_000_001}, 413, "invalid_file_size"),
         ({"filename": "a.csv", "num_bytes": 5, "file_type": "é"}, 400, "invalid_file_type"),
         ({"num_bytes": 5}, 422, "validation_error"),
+        ({"filename": None, "num_bytes": 5}, 422, "validation_error"),
+        ({"filename": "a.csv", "num_bytes": True}, 422, "validation_error"),
+        ({"filename": "a.csv", "num_bytes": "5"}, 422, "validation_error"),
+        ({"filename": "a.csv", "num_bytes": 5.0}, 422, "validation_error"),
     ],
 )
 @pytest.mark.parametrize("api", ["local"], indirect=True)
 def test_impossible_uploads_are_refused(api: Api, body: dict[str, Any], status: int, said: str) -> None:
     assert code(api.http.post("/v0.5/files/uploads/initiate", json=body)) == (status, said)
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_null_is_as_good_as_left_out_and_a_number_is_no_text(api: Api) -> None:
+    body = {"filename": "a.csv", "num_bytes": 5, "file_type": None, "resume_if_started": None}
+    upload = api.http.post("/v0.5/files/uploads/initiate", json=body).json()
+    assert upload["is_resume"] is False
+    wrong = [
+        api.upload(upload["upload_id"], "parts/urls", {"part_numbers": ["1"]}),
+        api.upload(upload["upload_id"], "parts/urls", {"part_numbers": [1.0]}),
+        api.upload(upload["upload_id"], "parts/checkpoint", {"parts": [{"part_number": "1", "part_token": "x"}]}),
+        api.upload(upload["upload_id"], "complete", {"parts": [{"part_number": True, "part_token": "x"}]}),
+    ]
+    assert [code(answer) for answer in wrong] == [(422, "validation_error")] * 4
 
 
 def test_an_unknown_upload_is_told_by_its_own_code(api: Api) -> None:
@@ -447,9 +479,53 @@ def nothing_left(api: Api) -> bool:
 
 
 @pytest.mark.parametrize("api", ["local"], indirect=True)
+def test_only_so_many_uploads_of_one_organisation_are_under_way(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = api.service.files.uploads
+    monkeypatch.setattr(uploads, "_most_open", 3)
+    first, second, third = (started(api, f"{n}.bin", b"abc") for n in range(3))
+
+    def full() -> bool:
+        answer = api.initiate("more.bin", 3)
+        if answer.status_code == 200:
+            api.upload(answer.json()["upload_id"], "abort")
+            return False
+        assert code(answer) == (429, "too_many_requests")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert "abort" in answer.json()["errors"][0]["suggestion"]
+        return True
+
+    assert full()
+    assert started(api, "0.bin", b"abc", resume_if_started=True)["is_resume"] is True
+    first = started(api, "0.bin", b"abc")  # in the place of the other
+    assert full()
+    other = api.http.post(
+        "/v0.5/files/uploads/initiate", json={"filename": "x.bin", "num_bytes": 3}, headers=api.key("org_b")
+    )
+    assert other.status_code == 200
+    api.upload(first["upload_id"], "abort")
+    assert not full()
+    started(api, "3.bin", b"abc")
+    assert full()
+    done = {"parts": tokens(api, second, b"abc"), "integrity_checksum": crc(b"abc")}
+    assert api.upload(second["upload_id"], "complete", done).status_code == 200
+    assert not full()
+    started(api, "4.bin", b"abc")
+    assert full()
+    wrong = {"parts": tokens(api, third, b"abc"), "integrity_checksum": crc(b"abcd")}
+    assert api.upload(third["upload_id"], "complete", wrong).status_code == 400
+    assert not full()
+    started(api, "5.bin", b"abc")
+    assert full()
+    api.run(api.service.files.prune(datetime.now(UTC) + timedelta(days=2)))
+    assert api.run(uploads._records.open_uploads("org_a")) == 0
+    assert not full()
+
+
+@pytest.mark.parametrize("api", ["local"], indirect=True)
 def test_a_full_disk_is_told_before_anything_is_sent(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10**9})
     monkeypatch.setattr("jos.storage.uploads_local.shutil.disk_usage", lambda _: usage)
     answer = api.initiate("huge.bin", 2 * 10**9)
     assert code(answer) == (503, "storage_unavailable")
-    assert "free" in answer.text
+    assert "Free some space" in answer.text
+    assert str(api.service.storage.root) not in answer.text

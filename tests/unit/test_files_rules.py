@@ -190,6 +190,9 @@ def test_a_checksum_is_four_bytes_of_base64(text: str) -> None:
         ("bytes=0-1,3-4", None),
         ("lines=0-1", None),
         ("bytes=-", None),
+        ("bytes=0-" + "9" * 5000, (0, 10)),
+        ("bytes=-" + "9" * 5000, (0, 10)),
+        ("bytes=" + "0" * 5000 + "2-4", (2, 5)),
     ],
 )
 def test_ranges_as_the_standard_has_them(header: str | None, span: tuple[int, int] | None) -> None:
@@ -197,7 +200,15 @@ def test_ranges_as_the_standard_has_them(header: str | None, span: tuple[int, in
 
 
 @pytest.mark.parametrize(
-    ("header", "size"), [("bytes=10-", 10), ("bytes=99-100", 10), ("bytes=-0", 10), ("bytes=0-", 0)]
+    ("header", "size"),
+    [
+        ("bytes=10-", 10),
+        ("bytes=99-100", 10),
+        ("bytes=-0", 10),
+        ("bytes=0-", 0),
+        ("bytes=" + "9" * 5000 + "-", 10),
+        ("bytes=" + "9" * 5000 + "-" + "9" * 5000, 10),
+    ],
 )
 def test_a_range_outside_is_refused(header: str, size: int) -> None:
     with pytest.raises(RangeInvalid):
