@@ -18,6 +18,7 @@ from jos.store.connection import Connection
 from jos.store.secrets import secret
 
 ROUTE = "/v0.5/signed"
+LINK_SECONDS = 3600  # how long the links of a job's inputs and outputs are good
 
 
 class Links:
