@@ -112,11 +112,14 @@ class There:
     def inputs(self, job_id: str) -> Json:
         job = self.client.job(job_id)
         found = []
-        for one in job.inputs_progress():
-            metrics = one.latest_progress.metrics if one.latest_progress else {}
-            data = one.input.data
-            row = dump(one.input) | {"filename": data.filename if data else one.input.file_id, "step": one.step}
-            row |= {"port": one.input.port_name, "num_bytes": data.num_bytes if data else None}
+        tracked = {one.input.id: one for one in job.inputs_progress()}
+        for one in job.inputs():
+            progress = tracked.get(one.id)
+            latest = progress.latest_progress if progress else None
+            metrics, data = latest.metrics if latest else {}, one.data
+            row = dump(one) | {"filename": data.filename if data else one.file_id}
+            row |= {"step": progress.step if progress else None}
+            row |= {"port": one.port_name, "num_bytes": data.num_bytes if data else None}
             row |= {"tasks": metrics.get("items_total"), "done": metrics.get("items_processed", 0)}
             found.append(row | {"failed": metrics.get("failed", 0)})
         return {"job_id": job.id, "total": len(found), "inputs": found}

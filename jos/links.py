@@ -19,6 +19,7 @@ from jos.store.secrets import secret
 
 SIGNED = "signed"  # below each base of the API
 _VERSION = "/v0.5"
+LINK_SECONDS = 3600  # how long the links of a job's inputs and outputs are good
 
 
 class Links:

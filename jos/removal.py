@@ -30,6 +30,8 @@ log = structlog.get_logger()
 MARKS = "jos:deleting"  # ZSET "org job" -> when its deletion began, in seconds
 _GRAVE = "jos:deleted:"
 _PATIENCE = 10.0  # seconds that an answer waits for the folder; a large one goes on after it
+_LEAVE = 10.0  # seconds that a deletion waits for the driver of a job that was just cancelled
+_LOOK = 0.15
 _EVERY = 60.0
 _BATCH = 1000
 _FILE = re.compile(r"/files/(fil_[0-9a-z]{26})/data/")
@@ -41,7 +43,10 @@ def check_deletable(job: Job) -> None:
             f"Job {job.id} is {job.status}: only a job that is over can be deleted.", suggestion="Cancel it."
         )
     if job.holds_capacity:
-        raise Conflict(f"Job {job.id} is {job.status}, but its driver still leaves.", suggestion="Try again soon.")
+        raise Conflict(
+            f"Job {job.id} is {job.status}, but its driver has not left yet: it commits what it has in hand.",
+            suggestion="Delete it again in a minute.",
+        )
 
 
 async def mark(connection: Connection, org_id: str, job_id: str) -> str:
@@ -76,6 +81,16 @@ class Removals:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def left(self, job: Job) -> Job:
+        """The job once its driver has left, or as it is when that takes too long: whoever cleans up cancels a job and
+        deletes it at once."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LEAVE
+        while job.status.terminal and job.holds_capacity and loop.time() < until:
+            await asyncio.sleep(_LOOK)
+            job = await self._store.get(job.id)
+        return job
 
     async def remove(self, job: Job, check: Callable[[Job], None] = check_deletable) -> None:
         """`check` looks at the job, and once more at the very record that is removed. Raises Conflict when it does."""

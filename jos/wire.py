@@ -131,6 +131,11 @@ def _given(value: Any) -> Any:
     return value
 
 
+def _or_none(value: Any) -> Any:
+    """So is empty text."""
+    return None if value == "" else value
+
+
 def _ref(value: Any) -> Any:
     """What other services' clients say of an input besides is passed over."""
     if not isinstance(value, Mapping):
@@ -140,6 +145,8 @@ def _ref(value: Any) -> Any:
 
 def _parameters(value: Any) -> Any:
     """A setting that stands beside `config` and not in it is a mistake, so it stays to be told."""
+    if value is None:
+        return {}
     if not isinstance(value, Mapping):
         return value
     known = ComponentParameters.model_fields
@@ -168,7 +175,7 @@ class JobCreate(BaseModel):
     name: str = Field(min_length=1, max_length=255)
     pipeline_type: Literal["batch", "training"]
     pipeline_key: str = Field(max_length=255)
-    pipeline_version: str | None = Field(default=None, max_length=64)
+    pipeline_version: Annotated[str | None, BeforeValidator(_or_none)] = Field(default=None, max_length=64)
     inputs: Annotated[
         dict[str, Annotated[list[Ref], WrapValidator(_refs)]],
         BeforeValidator(_given),
@@ -177,7 +184,7 @@ class JobCreate(BaseModel):
         dict[str, Annotated[ComponentParameters, BeforeValidator(_parameters)]],
         BeforeValidator(_given),
     ] = {}
-    priority: int | None = Field(default=None, ge=-1_000_000, le=1_000_000)
+    priority: int | None = Field(default=None, strict=True, ge=-1_000_000, le=1_000_000)
 
     @model_validator(mode="before")
     @classmethod
@@ -289,6 +296,7 @@ class Input(Wire):
 
 
 class InputList(Wire):
+    job_id: str
     total: int
     offset: int
     limit: int
@@ -302,6 +310,7 @@ class InputProgress(Wire):
 
 
 class InputProgressList(Wire):
+    job_id: str
     total: int
     offset: int
     limit: int
@@ -338,6 +347,7 @@ class Output(Wire):
 
 
 class OutputList(Wire):
+    job_id: str
     total: int
     offset: int
     limit: int
@@ -353,6 +363,7 @@ class Checkpoint(Wire):
 
 
 class CheckpointList(Wire):
+    job_id: str
     total: int
     offset: int
     limit: int

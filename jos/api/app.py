@@ -33,7 +33,7 @@ from jos.api.context import Service
 from jos.api.drain import Drain
 from jos.api.frame import Frame
 from jos.api.hub import Hub
-from jos.api.limits import Buckets, Limits
+from jos.api.limits import SEARCH_PATIENCE, SEARCHES, Buckets, Limits, Turns
 from jos.api.metrics import Metrics
 from jos.api.remembered import Remembered
 from jos.files.service import Files
@@ -106,6 +106,7 @@ async def _service(parts: Wired, metrics: Metrics) -> Service:
         remembered=Remembered(store, storage),
         removals=Removals(store, storage, kept),
         rates=Buckets(settings.rate_limit, max(1, 2 * settings.rate_limit)),
+        searches=Turns(SEARCHES, SEARCH_PATIENCE),
         metrics=metrics,
     )
 

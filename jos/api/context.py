@@ -21,7 +21,7 @@ from jos.store.redis import Store
 if TYPE_CHECKING:  # these rooms know the Service themselves
     from jos.api.catalogue import Catalogue
     from jos.api.hub import Hub
-    from jos.api.limits import Buckets
+    from jos.api.limits import Buckets, Turns
     from jos.api.metrics import Metrics
     from jos.api.remembered import Remembered
     from jos.core.queues import QueueConfig
@@ -46,6 +46,7 @@ class Service:
     remembered: Remembered  # what the process keeps of jobs so as not to read it again
     removals: Removals  # deletes the folders of deleted jobs
     rates: Buckets
+    searches: Turns
     metrics: Metrics = field(repr=False)
 
     @property

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Mapping
 
 from jos import removal, wire
 from jos.api.context import Caller, Service
 from jos.core import config
-from jos.core.errors import BadRequest, Conflict, Forbidden, NotFound
-from jos.core.files import File
+from jos.core.errors import BadRequest, Conflict, Forbidden, NotFound, TooManyRequests
+from jos.core.files import File, FileStatus
 from jos.core.ids import is_id, new_id
 from jos.core.model import Checkpoint, InputRef, Job, JobInput, JobRequest, Pipeline, job_folder
 from jos.storage.source import stat_input
@@ -23,13 +24,15 @@ from jos.submission import enter, resolved
 from jos.tracing import span
 
 _TRAINING_JOBS = 50  # looked at in one go for a checkpoint
-_NAMED = 100  # unknown files named in one message
+_QUEUE_SECONDS = 30  # what a client is told to wait while too many jobs wait
+_LONGEST = 300  # characters of a name that are shown; no file has a longer one
 
 
 async def create(parts: Service, caller: Caller, body: wire.JobCreate, idempotency_key: str | None) -> Job:
     if idempotency_key is not None and (made := await _made_before(parts, caller.org_id, idempotency_key, body)):
         return made
     _check_priority(parts, caller, body.priority)
+    await _check_room(parts, caller.org_id)
     pipeline = await parts.catalogue.runnable(caller.org_id, body.pipeline_key, body.pipeline_version)
     request = JobRequest.model_construct(**vars(body))  # every part of it is validated already
     parameters = config.resolve(pipeline, request)
@@ -59,6 +62,16 @@ def _check_priority(parts: Service, caller: Caller, priority: int | None) -> Non
     ceiling = parts.queues.ceiling(caller.role)
     if priority is not None and priority > ceiling:
         raise Forbidden(f"A key with the role {caller.role} may ask for a priority up to {ceiling}, not {priority}.")
+
+
+async def _check_room(parts: Service, org_id: str) -> None:
+    most = parts.queues.organisation(org_id).max_pending
+    if most is not None and (waiting := await parts.store.pending(org_id)) >= most:
+        raise TooManyRequests(
+            f"{waiting:,} jobs of this organisation wait already; {most:,} are the most.",
+            _QUEUE_SECONDS,
+            suggestion="Wait until some have started, or cancel some.",
+        )
 
 
 async def _mark(parts: Service, org_id: str, uids: list[str], job_id: str) -> None:
@@ -102,25 +115,16 @@ async def _claim(parts: Service, org_id: str, key: str, body: wire.JobCreate, jo
 async def _inputs(
     parts: Service, org_id: str, request: JobRequest, pipeline: Pipeline
 ) -> list[tuple[JobInput, str | None]]:
-    """Every input, with the uid of its file. Raises BadRequest that names all that are not there."""
+    """Every input, with the uid of its file. Raises BadRequest that names all that cannot be read."""
     refs = [(port, ref) for port, refs in request.inputs.items() for ref in refs]
     names = list(dict.fromkeys(ref.file_id for _, ref in refs if ref.file_id))
-    files = await parts.files.resolve(org_id, names) if names else {}
+    files = await parts.files.named(org_id, names) if names else {}
     checkpoints = {
         ref.checkpoint_id: await find_checkpoint(parts, org_id, ref.checkpoint_id)
         for _, ref in refs
         if ref.checkpoint_id
     }
-    unknown = [name for name in names if name not in files]
-    unknown += [name for name, found in checkpoints.items() if found is None]
-    if unknown:
-        shown = ", ".join(name[:300] for name in unknown[:_NAMED]) + (
-            f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-        )
-        raise BadRequest(
-            f"{len(unknown)} of {len(names) + len(checkpoints)} inputs do not exist: {shown}.",
-            suggestion="Upload the files first; a checkpoint is one that GET …/checkpoints of a training job shows.",
-        )
+    _check_readable(names, files, [name for name, found in checkpoints.items() if found is None])
     made: list[tuple[JobInput, str | None]] = []
     for port, ref in refs:
         tracked = pipeline.inputs[port].tracked
@@ -130,6 +134,27 @@ async def _inputs(
         elif ref.checkpoint_id and (found := checkpoints[ref.checkpoint_id]):
             made.append((await asyncio.to_thread(_of_checkpoint, parts, port, ref, *found), None))
     return made
+
+
+def _check_readable(names: list[str], files: Mapping[str, File], no_checkpoints: list[str]) -> None:
+    unknown = [name for name in names if name not in files] + no_checkpoints
+    uploading = [name for name in names if name in files and files[name].status is FileStatus.UPLOADING]
+    corrupt = [name for name in names if name in files and files[name].status is FileStatus.CORRUPT]
+    said = [
+        f"{len(found)} of the inputs {what}: {', '.join(name[:_LONGEST] for name in found)}."
+        for found, what in (
+            (unknown, "do not exist"),
+            (uploading, "are still being uploaded"),
+            (corrupt, "are corrupt"),
+        )
+        if found
+    ]
+    if said:
+        raise BadRequest(
+            " ".join(said),
+            suggestion="Upload the files first, corrupt ones again; a checkpoint is one that GET …/checkpoints of a "
+            "training job shows.",
+        )
 
 
 def _of_file(parts: Service, port: str, ref: InputRef, file: File, tracked: bool) -> JobInput:

@@ -50,7 +50,7 @@ _CODES = {
     503: "unavailable",
 }
 _RETRY_SECONDS = 2  # what a client is told when the store or the storage is away
-_MOST_VIOLATIONS = 200  # of one answer
+MOST_VIOLATIONS = 200  # of one answer
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -142,17 +142,23 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     asked = [one for one in found if one["loc"][0] != "body"]
     if asked:
         items = []
-        for one in asked[:_MOST_VIOLATIONS]:
-            where, name = str(one["loc"][0]), ".".join(str(step) for step in one["loc"][1:])
+        for one in asked[:MOST_VIOLATIONS]:
+            where, *steps = one["loc"]
+            name = ".".join(step for step in steps if isinstance(step, str))  # without the place in a repeated one
             items.append(_item("bad_request", f"{where} parameter {name}: {_sentence(one)}", None, path=name))
         return _response(400, items, {})
-    violations = list(_in_body(found))
+    violations = list(in_body(found))
     return answer(ConfigInvalid("The body is not valid.", violations))
 
 
-def _in_body(found: Sequence[Any]) -> Iterable[Violation]:
+def steps_of(one: Any) -> list[str | int]:
+    """Where in the body an error of pydantic's is."""
+    return [step for step in one["loc"][1:] if step != "[key]"]
+
+
+def in_body(found: Sequence[Any]) -> Iterable[Violation]:
     for one in found:
-        steps = [step for step in one["loc"][1:] if step != "[key]"]
+        steps = steps_of(one)
         path = json_path(steps)
         if one["type"] == "missing":
             yield Violation(path, "is required.", "missing")
@@ -172,7 +178,7 @@ def _sentence(one: Any) -> str:
 def _violations(error: ConfigInvalid) -> list[wire.ErrorItem]:
     items = [
         _item(error.code, f"{one.path}: {one.message}", error.suggestion, path=one.path, reason=one.code)
-        for one in error.violations[:_MOST_VIOLATIONS]
+        for one in error.violations[:MOST_VIOLATIONS]
     ]
     left = len(error.violations) - len(items)
     return [*items, _item(error.code, f"{left} more are not shown.", None)] if left else items

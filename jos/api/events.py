@@ -59,10 +59,11 @@ async def list_progress(
     parts: Parts,
     kind: Word = None,
     input_id: Word = None,
-    order: Order = "desc",
+    order: Order = "asc",
     offset: Offset = 0,
     limit: Limit = 20,
 ) -> Response:
+    """Oldest first, so that whoever asks for what lies behind the entries it has reads on at the end."""
     total, found = await archive.progress(
         parts.store, parts.storage, job, offset=offset, limit=limit, order=order, kind=kind, input_id=input_id
     )

@@ -39,7 +39,7 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = {**scope, "path": _tidied(scope["path"])}
+        scope = {**scope, "path": _tidied(scope["path"]), "query_string": _given(scope["query_string"])}
         request_id = _request_id(scope)
         policy = _DOCS if scope["path"] == "/docs" else _NOTHING
         status, streams, began = 0, False, perf_counter()
@@ -95,6 +95,11 @@ def _tidied(path: str) -> str:
     if "//" not in path and not path.endswith("/"):
         return path
     return "/" + "/".join(part for part in path.split("/") if part)
+
+
+def _given(query: bytes) -> bytes:
+    """Without the parameters that have no value: some clients send all that they know of, and mean none by that."""
+    return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[2]) if query else query
 
 
 def _template(scope: Scope) -> str:

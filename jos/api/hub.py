@@ -165,6 +165,7 @@ class Hub:
         try:
             feed = await self._open(job)
             try:
+                cursor = await self._within(job, feed, cursor)
                 async for piece in self._pieces(job, feed, cursor):
                     yield piece
             finally:
@@ -172,6 +173,14 @@ class Hub:
         except JosError as error:
             log.warning("a stream broke off; its listener comes back", job=job.id, error=str(error))
             yield _last("unavailable", cursor)
+
+    async def _within(self, job: Job, feed: Feed, cursor: Cursor) -> Cursor:
+        """The cursor, or the last that there is: after a recovery numbers that were told before are given again."""
+        if feed.last.covers(cursor):
+            return cursor
+        events, _ = await self._store.events(job.id, limit=0)
+        progress, _ = await self._store.progress(job.id, limit=0)
+        return Cursor(min(cursor.event, events), min(cursor.progress, progress))
 
     async def _pieces(self, job: Job, feed: Feed, cursor: Cursor) -> AsyncIterator[bytes]:
         place, beats = 0, feed.beats

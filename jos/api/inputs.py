@@ -5,19 +5,22 @@ May import: fastapi, jos below the API. Tests: tests/integration/test_api_jobs.p
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from jos import wire
 from jos.api import shapes
 from jos.api.auth import TheirJob
-from jos.api.context import Parts, Service
+from jos.api.context import Parts, Service, base_url
 from jos.api.errors import documented
 from jos.api.shapes import Limit, Offset, known_already, said
+from jos.core.files import File
 from jos.core.model import InputState, InputStatus, Job, JobInput
+from jos.links import LINK_SECONDS, Links
 
 router = APIRouter(prefix="/batch/jobs", tags=["inputs"])
 
@@ -27,6 +30,7 @@ Rows = list[tuple[JobInput, InputState | None]]
 
 @router.get("/{job_id}/inputs", response_model=wire.InputList, responses=documented(400, 404), summary="List inputs")
 async def list_inputs(
+    request: Request,
     job: TheirJob,
     parts: Parts,
     port_name: Port = None,
@@ -34,10 +38,11 @@ async def list_inputs(
     offset: Offset = 0,
     limit: Limit = 20,
 ) -> Response:
-    """In the order of the request. `reference`: an input of an untracked port, given to workers and never counted."""
+    """In the order of the request. `reference`: an input of an untracked port, given to workers and never counted.
+    `data.ref` of a file is good for an hour; list again for a new one."""
     rows = await _rows(parts, job, port_name, [status] if status else [])
-    page = [shapes.input_of(job, *row) for row in rows[offset : offset + limit]]
-    return said(wire.InputList(total=len(rows), offset=offset, limit=limit, inputs=page))
+    page = await _shown(parts, job, rows[offset : offset + limit], base_url(request))
+    return said(wire.InputList(job_id=job.id, total=len(rows), offset=offset, limit=limit, inputs=page))
 
 
 @router.get(
@@ -47,6 +52,7 @@ async def list_inputs(
     summary="How far each input is",
 )
 async def list_input_progress(
+    request: Request,
     job: TheirJob,
     parts: Parts,
     port_name: Port = None,
@@ -55,20 +61,21 @@ async def list_input_progress(
     offset: Offset = 0,
     limit: Limit = 20,
 ) -> Response:
-    """`step` is the rank in which an input was finished, from 1; null until then."""
-    rows = await _rows(parts, job, port_name, status)
+    """Of tracked inputs. `step` is the rank in which one was finished, from 1; null until then."""
+    rows = [row for row in await _rows(parts, job, port_name, status) if row[0].tracked]
     if order == "desc":
         rows.reverse()
     latest = (await parts.remembered.trace(job)).latest
+    page = rows[offset : offset + limit]
     items = [
         wire.InputProgress(
-            input=shapes.input_of(job, source, state),
-            latest_progress=shapes.progress(latest[source.id]) if source.id in latest else None,
+            input=shown,
+            latest_progress=shapes.progress(latest[shown.id]) if shown.id in latest else None,
             step=state.step if state else None,
         )
-        for source, state in rows[offset : offset + limit]
+        for shown, (_, state) in zip(await _shown(parts, job, page, base_url(request)), page, strict=True)
     ]
-    return said(wire.InputProgressList(total=len(rows), offset=offset, limit=limit, items=items))
+    return said(wire.InputProgressList(job_id=job.id, total=len(rows), offset=offset, limit=limit, items=items))
 
 
 @router.get(
@@ -98,10 +105,10 @@ async def count_inputs(job: TheirJob, parts: Parts, port_name: Port = None) -> R
 async def trace_inputs(
     job: TheirJob,
     parts: Parts,
-    buckets: Annotated[int, Query(description="Points at most; clamped to 10 to 1000.")] = 100,
+    buckets: Annotated[int, Query(description="How many points; clamped to 10 to 1000.")] = 100,
     if_none_match: Annotated[str | None, Header(description="The ETag of the answer before.")] = None,
 ) -> Response:
-    """Cumulative: each point says how many files and items were done by its time."""
+    """Cumulative: each point says how many files and items were done by its time. One point for each bucket."""
     buckets = min(max(buckets, 10), 1000)
     trace = await parts.remembered.trace(job)
     states = await parts.store.inputs(job.id)
@@ -120,3 +127,20 @@ async def _rows(parts: Service, job: Job, port: str | None, statuses: list[Input
     spec, states = await parts.remembered.spec(job), await parts.store.inputs(job.id)
     rows = ((source, states.get(source.id)) for source in spec.inputs if port in (None, source.port))
     return [row for row in rows if not statuses or shapes.status_of(*row) in statuses]
+
+
+async def _shown(parts: Service, job: Job, rows: Rows, base: str) -> list[wire.Input]:
+    """With links to the files and what is known of them; what is no file, or gone, has its name in the link's place."""
+    files = await parts.files.read_by_job(job.org_id, [source.url for source, _ in rows])
+
+    def page() -> list[wire.Input]:  # signing many takes a while on S3: beside the event loop
+        return [_with_link(parts.links, job, source, state, files.get(source.url), base) for source, state in rows]
+
+    return await asyncio.to_thread(page)
+
+
+def _with_link(
+    links: Links, job: Job, source: JobInput, state: InputState | None, file: File | None, base: str
+) -> wire.Input:
+    ref = links.download(file.key, file.name, base, LINK_SECONDS) if file else source.file_id
+    return shapes.input_of(job, source, state, file, ref)

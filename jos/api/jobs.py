@@ -5,6 +5,7 @@ May import: fastapi, jos below the API. Tests: tests/integration/test_api_jobs.p
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -14,17 +15,18 @@ from starlette.responses import Response
 from jos import wire
 from jos.api import creation, shapes
 from jos.api.auth import Reader, TheirJob, User
-from jos.api.bodies import JsonRoute
 from jos.api.context import Parts, Service
 from jos.api.errors import documented
+from jos.api.mistakes import CreationRoute
 from jos.api.shapes import Limit, Offset, said
 from jos.core.commands import Cancel, Retry
 from jos.core.model import Job, Status
 from jos.store.indexes import TYPES
 
-router = APIRouter(prefix="/batch/jobs", tags=["jobs"], route_class=JsonRoute)
+router = APIRouter(prefix="/batch/jobs", tags=["jobs"], route_class=CreationRoute)
 
 PipelineType = Literal["batch", "training"]
+_DEEP = 10_000  # behind so many jobs a page of several statuses costs as much as a search
 
 
 @router.post(
@@ -53,14 +55,16 @@ async def list_jobs(
     caller: Reader,
     parts: Parts,
     pipeline_type: PipelineType | None = None,
-    status: Status | None = None,
+    status: Annotated[list[Status], Query(description="May be given several times: any of them.")] = [],  # noqa: B006
     q: Annotated[
         str | None, Query(max_length=255, description="Looked for in name, pipeline key and id; case does not count.")
     ] = None,
     offset: Offset = 0,
     limit: Limit = 20,
 ) -> Response:
-    total, jobs = await parts.store.jobs(caller.org_id, offset, limit, status, q or None, pipeline_type)
+    costly = q is not None or (len(status) > 1 and offset > _DEEP)
+    async with parts.searches.turn() if costly else nullcontext():
+        total, jobs = await parts.store.jobs(caller.org_id, offset, limit, status, q, pipeline_type)
     return said(wire.JobList(total=total, offset=offset, limit=limit, jobs=await _shown(parts, jobs)))
 
 
@@ -94,8 +98,9 @@ async def retry_job(_caller: User, job: TheirJob, parts: Parts) -> Response:
 
 @router.delete("/{job_id}", response_model=wire.Deleted, responses=documented(404, 409), summary="Delete a job")
 async def delete_job(_caller: User, job: TheirJob, parts: Parts) -> Response:
-    """With its outputs, events, progress and checkpoints; not the files that it read. 409 until it is over."""
-    await parts.removals.remove(job)
+    """With its outputs, events, progress and checkpoints; not the files that it read. 409 until it is over. Right
+    after a cancel it waits some seconds for the job's driver to leave."""
+    await parts.removals.remove(await parts.removals.left(job))
     parts.remembered.forget(job.id)
     return said(wire.Deleted(id=job.id, deleted=True))
 

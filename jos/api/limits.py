@@ -1,4 +1,4 @@
-"""How much a client may ask for: requests per second, bytes of a body, size of the headers.
+"""How much a client may ask for: requests per second, searches at once, bytes of a body, size of the headers.
 
 Token buckets are kept in this process, so a limit is per key and replica. May import: stdlib, starlette, jos.core.
 Tests: tests/unit/test_api_limits.py, tests/integration/test_api_security.py.
@@ -6,9 +6,11 @@ Tests: tests/unit/test_api_limits.py, tests/integration/test_api_security.py.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from time import monotonic
 
 from starlette.exceptions import HTTPException
@@ -22,6 +24,8 @@ MAX_JOB_BODY = 8 << 20  # of a job's creation: it may name 10,000 files and more
 MAX_HEADERS = 32 << 10  # bytes of all headers together
 MAX_HEADER_COUNT = 100
 MAX_TARGET = 16 << 10  # bytes of path and query
+SEARCHES = 2  # at once in one process: each looks at every job of an organisation, in Redis
+SEARCH_PATIENCE = 5.0  # seconds that one waits for its turn
 _MOST_BUCKETS = 20_000
 
 _JOBS = re.compile(r"(/api)?(/v0\.5)?/batch/jobs/?")
@@ -57,6 +61,27 @@ class Buckets:
                 retry_after=(1 - tokens) / self._rate,
                 suggestion="Wait as long as Retry-After says; to watch a job, listen to its stream.",
             )
+
+
+class Turns:
+    """What costs much is done for few at once; whoever would wait too long is told to come again."""
+
+    def __init__(self, at_once: int, patience: float) -> None:
+        self._free, self._patience = asyncio.Semaphore(at_once), patience
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Raises TooManyRequests."""
+        try:
+            await asyncio.wait_for(self._free.acquire(), self._patience)
+        except TimeoutError:
+            raise TooManyRequests(
+                "Too many searches run at once.", self._patience, suggestion="Search less often, or list without q."
+            ) from None
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 class Limits:

@@ -19,11 +19,9 @@ from jos.api.errors import documented
 from jos.api.inputs import Port
 from jos.api.shapes import Limit, Offset, said
 from jos.core.model import Job, JobInput, Output, job_folder
-from jos.links import Links
+from jos.links import LINK_SECONDS, Links
 
 router = APIRouter(prefix="/batch/jobs", tags=["outputs"])
-
-LINK_SECONDS = 3600
 
 
 @router.get("/{job_id}/outputs", response_model=wire.OutputList, responses=documented(400, 404), summary="List outputs")
@@ -53,7 +51,7 @@ async def list_outputs(
         ]
 
     outputs = await asyncio.to_thread(page)
-    return said(wire.OutputList(total=len(found), offset=offset, limit=limit, outputs=outputs))
+    return said(wire.OutputList(job_id=job.id, total=len(found), offset=offset, limit=limit, outputs=outputs))
 
 
 @router.get(
@@ -69,7 +67,7 @@ async def list_checkpoints(job: TheirJob, parts: Parts, offset: Offset = 0, limi
         wire.Checkpoint(id=one.id, name=one.name, step=one.step, metrics=one.metrics, created_at=one.created_at)
         for one in found[offset : offset + limit]
     ]
-    return said(wire.CheckpointList(total=len(found), offset=offset, limit=limit, checkpoints=page))
+    return said(wire.CheckpointList(job_id=job.id, total=len(found), offset=offset, limit=limit, checkpoints=page))
 
 
 def _shown(links: Links, job: Job, output: Output, source: JobInput | None, base: str, now: datetime) -> wire.Output:

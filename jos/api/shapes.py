@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from jos import wire
-from jos.core.files import extension, file_type
+from jos.core.files import File, extension, file_type
 from jos.core.model import Event, InputState, InputStatus, Job, JobInput, Json, Progress, Status
 
 Offset = Annotated[int, Query(ge=0, le=1_000_000_000, description="How many to skip.")]
@@ -77,15 +77,22 @@ def progress(entry: Progress) -> wire.Progress:
 
 
 def data_ref(
-    ref: str, filename: str, num_bytes: int, metadata: Json | None = None, attributes: Json | None = None
+    ref: str,
+    filename: str,
+    num_bytes: int,
+    metadata: Json | None = None,
+    attributes: Json | None = None,
+    tags: list[str] | None = None,
 ) -> wire.DataRef:
+    end = extension(filename)
     return wire.DataRef(
         ref=ref,
         filename=filename,
         file_type=file_type(filename),
-        file_extension=extension(filename),
+        file_extension=f".{end}" if end else "",
         num_bytes=num_bytes,
         metadata=metadata or {},
+        file_tags=tags or [],
         file_attributes=attributes or {},
     )
 
@@ -96,14 +103,21 @@ def status_of(source: JobInput, state: InputState | None) -> InputStatus:
     return state.status if state is not None else InputStatus.PENDING
 
 
-def input_of(job: Job, source: JobInput, state: InputState | None) -> wire.Input:
-    """`ref` is the name that a new job can use again: a file needs no link, it is its owner's already."""
+def input_of(job: Job, source: JobInput, state: InputState | None, file: File | None, ref: str) -> wire.Input:
+    """`file`: what the Files API knows of it, if it is one of its files and still there."""
     return wire.Input(
         id=source.id,
         job_id=job.id,
         port_name=source.port,
         file_id=source.file_id,
-        data=data_ref(source.file_id, source.filename, source.num_bytes, source.metadata),
+        data=data_ref(
+            ref,
+            source.filename,
+            source.num_bytes,
+            source.metadata,
+            file.attributes if file else None,
+            file.tags if file else None,
+        ),
         status=status_of(source, state),
         error_message=state.error_message if state else None,
         created_at=job.created_at,

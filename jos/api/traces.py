@@ -5,6 +5,7 @@ Pure. May import: stdlib, jos.core, jos.wire. Tests: tests/unit/test_api_traces.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -12,6 +13,7 @@ from jos import wire
 from jos.core.model import InputState, InputStatus, Progress
 
 _MOST_STEPS = 20_000  # changes that are kept; beyond, every second of the older half goes
+_SHORTEST = 0.001  # seconds of a bucket: clients divide by it, so it is never 0
 
 
 class Trace:
@@ -46,43 +48,48 @@ class Trace:
     def points(
         self, began: datetime, states: Iterable[InputState], buckets: int
     ) -> tuple[float, datetime | None, list[wire.TracePoint]]:
-        """(seconds of a bucket, when anything happened last, the curves): one point for each bucket in which
-        something changed, with everything up to its end."""
+        """(seconds of a bucket, when anything happened last, the curves): one point for each bucket, with everything
+        up to its end."""
         ended = sorted(
             (state.completed_at, state.status is InputStatus.COMPLETED)
             for state in states
             if state.completed_at is not None and state.status in (InputStatus.COMPLETED, InputStatus.FAILED)
         )
         times = [when for when, _ in ended] + [step[0] for step in self._steps]
-        if not times:
-            return 0.0, None, []
-        last = max(times)
-        seconds = max((last - began).total_seconds(), 0.0) / buckets
+        last = max(times, default=None)
+        span = (last - began).total_seconds() if last is not None else 0.0
+        seconds = max(span / buckets, _SHORTEST)
         return round(seconds, 6), last, self._points(began, seconds, buckets, ended)
 
     def _points(
         self, began: datetime, seconds: float, buckets: int, ended: list[tuple[datetime, bool]]
     ) -> list[wire.TracePoint]:
-        def bucket(when: datetime) -> int:
-            return min(int((when - began).total_seconds() / seconds), buckets - 1) if seconds else 0
-
         changes: list[tuple[datetime, str, int, int]] = [*self._steps, *((when, "", good, 0) for when, good in ended)]
         changes.sort(key=lambda change: change[0])
-        files, items = {"completed": 0, "failed": 0}, dict[str, dict[str, int]]()
-        points: dict[int, wire.TracePoint] = {}
-        for when, kind, first, second in changes:
-            if kind:
-                items[kind] = {"success": first, "failed": second}
-            else:
-                files["completed" if first else "failed"] += 1
-            at = max(bucket(when), 0)
-            points[at] = wire.TracePoint(
-                t=began + timedelta(seconds=(at + 1) * seconds),
-                step=files["completed"] + files["failed"],
-                files=dict(files),
-                items={name: dict(counts) for name, counts in items.items()},
+        waiting = deque((_bucket(change[0], began, seconds, buckets), *change[1:]) for change in changes)
+        files = {"completed": 0, "failed": 0}
+        items = {kind: {"success": 0, "failed": 0} for kind in self._totals}
+        points: list[wire.TracePoint] = []
+        for at in range(buckets):
+            while waiting and waiting[0][0] <= at:
+                _, kind, first, second = waiting.popleft()
+                if kind:
+                    items[kind] = {"success": first, "failed": second}
+                else:
+                    files["completed" if first else "failed"] += 1
+            points.append(
+                wire.TracePoint(
+                    t=began + timedelta(seconds=(at + 1) * seconds),
+                    step=files["completed"] + files["failed"],
+                    files=dict(files),
+                    items=dict(items),
+                )
             )
-        return [points[at] for at in sorted(points)]
+        return points
+
+
+def _bucket(when: datetime, began: datetime, seconds: float, buckets: int) -> int:
+    return min(max(int((when - began).total_seconds() / seconds), 0), buckets - 1)
 
 
 def _count(entry: Progress, name: str) -> int:

@@ -202,7 +202,7 @@ def _move(job: Job, now: datetime, status: Status, reason: Reason, **fields: Any
     moved: dict[str, Any] = {"status": status, "reason": reason.value, "reason_message": "", "updated_at": now}
     attempt = job.attempt
     if attempt is not None and job.holds_capacity and status not in _WANTED and attempt.asked_to_leave_at is None:
-        # the first asking counts: retrying and cancelling again gives a driver that will not leave no more time
+        # the first asking counts: a driver that will not leave gains no time by a retry and another cancel
         moved["attempt"] = attempt.model_copy(update={"asked_to_leave_at": now})
     return job.model_copy(update={**moved, **fields})
 
@@ -390,6 +390,7 @@ def _retry(job: Job, command: Retry, now: datetime) -> Transition:
         not_before=None,
         failed_at=None,
         cancelled_at=None,
+        error=None,  # a waiting job that tells of an error reads as broken; the events keep it
     )
     message = "Retried; goes on from what was committed."
     return Transition(pending, (_event(now, "job.retried", message, payload={"retry_count": pending.retry_count}),))

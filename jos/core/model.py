@@ -163,7 +163,7 @@ class InputRef(Model):
 
 class ComponentParameters(Model):
     # at least 1: checked by jos.core.config with everything else, so that all mistakes are told at once
-    parallelism: int | None = Field(default=None, json_schema_extra={"minimum": 1})
+    parallelism: int | None = Field(default=None, strict=True, json_schema_extra={"minimum": 1})
     config: Json = {}
 
 
@@ -233,9 +233,7 @@ class Attempt(Model):
         None  # how many indexes the grant allows, set by Admit and Grow; None: no controller, no limit
     )
     driver: str = ""  # the launcher's name of the process that drives it, set once by Taken
-    asked_to_leave_at: datetime | None = (
-        None  # set once, when the job went on without it: cancelled, preempted, timed out
-    )
+    asked_to_leave_at: datetime | None = None  # set once: the job went on without it (cancelled, preempted, timed out)
     ended_at: datetime | None = None  # when its driver was known to be gone; until then the capacity is held
     ended_by: str | None = None  # the command that said so: Completed, Exited, Drained or DriverGone
 
@@ -279,7 +277,7 @@ class Job(Model):
     completed_at: datetime | None = None
     failed_at: datetime | None = None
     cancelled_at: datetime | None = None
-    error: JobFailure | None = None  # set with FAILED; kept from the last failure while retrying
+    error: JobFailure | None = None  # set with FAILED; kept while JOS itself retries, cleared by a user's Retry
 
 
 class EventDraft(Model):

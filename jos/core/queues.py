@@ -62,6 +62,7 @@ class Queue(Model):
 class Organisation(Model):
     max_running: int | None = Field(default=None, ge=0)  # jobs that hold capacity at the same time
     weight: float = Field(default=1, gt=0)  # its part at equal priority
+    max_pending: int | None = Field(default=10_000, ge=0)  # jobs that wait; one more is refused. None: no limit
 
 
 class PriorityCeiling(Model):

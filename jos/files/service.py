@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -34,6 +34,7 @@ _TRIES = 20
 _TIDY_EVERY = timedelta(hours=1)
 _RECOVERERS = 16
 _MARKING_TAKES = timedelta(hours=1)  # at most, until a recovery has marked the readers of all it restored
+_FILE_URL = re.compile(r"/files/(fil_[0-9a-z]{26})/data/")
 _MARKED = 500  # files in one step, so that Redis serves others in between
 
 
@@ -143,6 +144,26 @@ class Files:
         """Those that a job may read, by what they were asked for."""
         found = await self._records.find_many(org_id, names_or_uids)
         return {n: file for n, file in found.items() if file is not None and file.status is FileStatus.REGISTERED}
+
+    async def named(self, org_id: str, names_or_uids: Sequence[str]) -> dict[str, File]:
+        """Those that there are, also on their way in or corrupt, by what they were asked for."""
+        found = await self._records.find_many(org_id, names_or_uids)
+        gone = (FileStatus.REPLACED, FileStatus.REMOVING)
+        return {name: file for name, file in found.items() if file is not None and file.status not in gone}
+
+    async def read_by_job(self, org_id: str, urls: Iterable[str]) -> dict[str, File]:
+        """By the URL that a job reads, the files whose bytes are still there; in one round trip. What is no file of
+        this organisation is left out."""
+        uids = {url: found[1] for url in urls if (found := _FILE_URL.search(url))}
+        wanted = sorted(set(uids.values()))
+        files = dict(zip(wanted, await self._records.by_uids(org_id, wanted), strict=True))
+        return {
+            url: file
+            for url, uid in uids.items()
+            if (file := files[uid]) is not None
+            and file.status in (FileStatus.REGISTERED, FileStatus.REPLACED)
+            and url == self._storage.location(file.key)
+        }
 
     async def info(self, org_id: str) -> Info:
         return await self._records.info(org_id)

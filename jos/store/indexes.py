@@ -91,25 +91,49 @@ async def read(connection: Connection, job_ids: Sequence[str]) -> list[Job]:
     return jobs
 
 
-async def listed(connection: Connection, key: str, offset: int, limit: int) -> tuple[int, list[str]]:
-    """(how many are in an index, the ids of the asked ones), newest first."""
-    commands: list[tuple[str | int, ...]] = [("ZCARD", key)]
+async def listed(connection: Connection, keys: Sequence[str], offset: int, limit: int) -> tuple[int, list[str]]:
+    """(how many are in the indexes, the ids of the asked ones), newest first."""
+    if len(keys) > 1:
+        return await _listed_of_several(connection, keys, offset, limit)
+    commands: list[tuple[str | int, ...]] = [("ZCARD", keys[0])]
     if limit > 0:
-        commands.append(("ZREVRANGE", key, offset, offset + limit - 1))
+        commands.append(("ZREVRANGE", keys[0], offset, offset + limit - 1))
     total, *found = await connection.commands(commands)
     return total, _names(found[0]) if found else []
 
 
-async def searched(connection: Connection, key: str, text: str) -> list[str]:
-    """The ids of all jobs in an index whose search text holds `text` (case folded), newest first. Looks at each."""
+async def _listed_of_several(
+    connection: Connection, keys: Sequence[str], offset: int, limit: int
+) -> tuple[int, list[str]]:
+    """No index holds their union, so each is read from its newest on up to the page's end."""
+    commands: list[tuple[str | int, ...]] = [("ZCARD", key) for key in keys]
+    if limit > 0:
+        commands += [("ZREVRANGE", key, 0, offset + limit - 1, "WITHSCORES") for key in keys]
+    replies = await connection.commands(commands)
+    entries = {
+        (float(score), name.decode())  # once each: a job may have gone from one to another meanwhile
+        for reply in replies[len(keys) :]
+        for name, score in zip(reply[::2], reply[1::2], strict=True)
+    }
+    names = [name for _, name in sorted(entries, reverse=True)]
+    return sum(replies[: len(keys)]), names[offset : offset + limit]
+
+
+async def size(connection: Connection, key: str) -> int:
+    return int(await connection.command("ZCARD", key))
+
+
+async def searched(connection: Connection, keys: Sequence[str], text: str) -> list[str]:
+    """The ids of all jobs in the indexes whose search text holds `text` (case folded), newest first. Looks at each."""
     matches: dict[str, None] = {}  # once each: jobs created meanwhile push others into the next chunk
-    for start in itertools.count(0, _SEARCH):
-        chunk = _names(await connection.command("ZREVRANGE", key, start, start + _SEARCH - 1))
-        found = await connection.script("search", [job_key(name) for name in chunk], [text]) if chunk else []
-        matches |= dict.fromkeys(chunk[position] for position in found)
-        if len(chunk) < _SEARCH:
-            break
-    return list(matches)
+    for key in keys:
+        for start in itertools.count(0, _SEARCH):
+            chunk = _names(await connection.command("ZREVRANGE", key, start, start + _SEARCH - 1))
+            found = await connection.script("search", [job_key(name) for name in chunk], [text]) if chunk else []
+            matches |= dict.fromkeys(chunk[position] for position in found)
+            if len(chunk) < _SEARCH:
+                break
+    return list(matches) if len(keys) == 1 else sorted(matches, reverse=True)  # ids sort by time, too
 
 
 async def active(connection: Connection) -> list[Job]:

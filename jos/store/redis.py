@@ -127,17 +127,17 @@ class Store:
         org_id: str | None,
         offset: int = 0,
         limit: int = 20,
-        status: Status | None = None,
+        status: Status | Sequence[Status] | None = None,
         q: str | None = None,
         pipeline_type: str | None = None,
     ) -> tuple[int, list[Job]]:
-        """(how many there are, the asked ones), newest first; `org_id` None: of all organisations; `q` is looked
-        for in name, pipeline key and id, of each job there is."""
-        key = indexes.jobs_key(org_id, pipeline_type, status)
+        """(how many there are, the asked ones), newest first; `org_id` None: of all organisations; `status`: one, or
+        any of several; `q` is looked for in name, pipeline key and id, of each job there is."""
+        keys = [indexes.jobs_key(org_id, pipeline_type, one) for one in _several(status)]
         if q:
-            matches = await indexes.searched(self.connection, key, q.casefold())
+            matches = await indexes.searched(self.connection, keys, q.casefold())
             return len(matches), await indexes.read(self.connection, matches[offset : offset + limit])
-        total, found = await indexes.listed(self.connection, key, offset, limit)
+        total, found = await indexes.listed(self.connection, keys, offset, limit)
         return total, await indexes.read(self.connection, found)
 
     async def active(self) -> list[Job]:
@@ -147,6 +147,10 @@ class Store:
     async def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int, int]]:
         """By job id: (place in its queue, from 1; how many wait in that queue), of those that wait."""
         return await indexes.places(self.connection, jobs)
+
+    async def pending(self, org_id: str) -> int:
+        """How many jobs of an organisation are PENDING."""
+        return await indexes.size(self.connection, indexes.jobs_key(org_id, None, Status.PENDING))
 
     async def depths(self) -> dict[str, int]:
         """By pipeline type: how many jobs are PENDING, in back-off too."""
@@ -391,6 +395,12 @@ class Store:
         key: str = getattr(keys, name)
         total, entries = await streams.read(self.connection, key, int(count or 0), filters, page)
         return total, [load(number, draft) for number, draft in entries]
+
+
+def _several(status: Status | Sequence[Status] | None) -> list[Status | None]:
+    if status is None or isinstance(status, Status):
+        return [status]
+    return [*dict.fromkeys(status)] or [None]
 
 
 def _lost(lease: Lease) -> LeaseLost:

@@ -308,7 +308,7 @@ def test_events_are_numbered_and_filtered(service: Service, done: str) -> None:
 def test_progress_counts_tasks(service: Service, done: str) -> None:
     page = service.get(f"/batch/jobs/{done}/progress")
     assert set(page) == {"job_id", "total", "offset", "limit", "entries"}
-    latest = page["entries"][0]
+    latest = page["entries"][-1]
     assert latest["kind"] == "inference"
     assert latest["metrics"]["items_processed"] == latest["metrics"]["items_total"] == len(RECORDS)
     assert latest["metrics"]["percent_complete"] == 100

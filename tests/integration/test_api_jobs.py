@@ -3,15 +3,23 @@ by the test."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import orjson
+import pytest
 from api_lab import Api, now
 from jobs_lab import until
 
+from jos import removal
+from jos.api.limits import Turns
+from jos.cli_where import There
+from jos.client.client import Client
 from jos.core.commands import Admit, Exited, Hold, Started
 from jos.core.model import (
     Checkpoint,
@@ -25,6 +33,8 @@ from jos.core.model import (
     ProgressDraft,
     job_folder,
 )
+from jos.core.queues import QueueConfig
+from jos.files.service import Files
 
 
 def errors(answer: httpx2.Response, status: int) -> list[Json]:
@@ -107,6 +117,73 @@ def test_what_is_wrong_is_told_at_once_and_leaves_nothing_behind(api: Api) -> No
     assert not (api.settings.home_dir / "storage" / "org_a" / "jobs").exists()
 
 
+def test_what_breaks_the_shape_hides_nothing_that_the_pipeline_refuses(api: Api) -> None:
+    words = api.upload("words.jsonl")
+
+    def paths(**changed: Any) -> list[str]:
+        return [e["path"] for e in errors(api.http.post("/v0.5/batch/jobs", json={**api.body(words), **changed}), 422)]
+
+    config = {"parallelism": -1, "config": {"nope": 1}}
+    refused = ["$.parameters.worker.parallelism", "$.parameters.worker.config.nope"]
+    assert paths(name="", parameters={"worker": config}) == ["$.name", *refused]
+    assert paths(pipeline_type=7, parameters={"worker": config}) == ["$.pipeline_type", *refused]
+    broken = {"worker": {**config, "parallelism": "2"}}
+    assert paths(parameters=broken) == refused  # once each
+    refs = [{"file_id": words}, 7, {"kind": "checkpoint", "checkpoint_id": "ckp_x"}]
+    at = '$.inputs["worker.data"]'
+    assert paths(inputs={"worker.data": refs, "worker.dta": []}) == [f"{at}[1]", '$.inputs["worker.dta"]', f"{at}[2]"]
+    assert paths(inputs={"worker.data": "words.jsonl"}) == [at]  # and not that it is missing
+    assert paths(name="", pipeline_key="nobody") == ["$.name"]
+    assert paths(pipeline_version=1, parameters={"worker": config}) == ["$.pipeline_version"]
+
+
+def test_numbers_are_numbers_and_what_is_empty_is_left_out(api: Api) -> None:
+    words = api.upload("words.jsonl")
+    for wrong in ("5", True, 5.0):
+        (error,) = errors(api.http.post("/v0.5/batch/jobs", json=api.body(words, priority=wrong)), 422)
+        assert error["path"] == "$.priority"
+        parameters = {"worker": {"parallelism": wrong}}
+        (error,) = errors(api.http.post("/v0.5/batch/jobs", json=api.body(words, parameters=parameters)), 422)
+        assert error["path"] == "$.parameters.worker.parallelism"
+    body = api.body(words, pipeline_version="", parameters={"worker": None})
+    assert api.call("POST", "/batch/jobs", 201, json=body)["pipeline_version"]
+
+
+def test_every_missing_file_is_named_and_one_on_its_way_is_not_called_missing(api: Api) -> None:
+    gone = [f"gone-{n}.jsonl" for n in range(150)]
+    start = {"filename": "late.jsonl", "file_type": "application/x-ndjson", "num_bytes": 10}
+    api.call("POST", "/files/uploads/initiate", json=start)
+    bad = {**start, "filename": "bad.bin", "file_type": "application/octet-stream"}
+    upload = api.call("POST", "/files/uploads/initiate", json=bad)
+    (part,) = upload["parts"]
+    token = httpx2.put(part["url"], content=b"0123456789").headers["ETag"]
+    done = {"parts": [{"part_number": 1, "part_token": token}], "integrity_checksum": "AAAAAA=="}
+    api.call("POST", f"/files/uploads/{upload['upload_id']}/complete", 400, json=done)
+    body = api.body(*gone, "late.jsonl", "bad.bin", api.upload("there.jsonl"))
+    (error,) = errors(api.http.post("/v0.5/batch/jobs", json=body), 400)
+    missing, uploading, corrupt = error["message"].split(". ")
+    assert missing == f"150 of the inputs do not exist: {', '.join(gone)}"
+    assert uploading == "1 of the inputs are still being uploaded: late.jsonl"
+    assert corrupt == "1 of the inputs are corrupt: bad.bin."
+
+
+def test_an_organisation_may_have_so_many_jobs_waiting(api: Api) -> None:
+    words = api.upload("words.jsonl")
+    api.service.queues = QueueConfig.of({"organisations": {"org_a": {"max_pending": 2}}})
+    headers = {"Idempotency-Key": "first"}
+    first = api.call("POST", "/batch/jobs", 201, json=api.body(words), headers=headers)
+    api.create(words)
+    answer = api.http.post("/v0.5/batch/jobs", json=api.body(words))
+    (error,) = errors(answer, 429)
+    assert (error["message"], answer.headers["Retry-After"]) == (
+        "2 jobs of this organisation wait already; 2 are the most.",
+        "30",
+    )
+    assert api.call("POST", "/batch/jobs", 201, json=api.body(words), headers=headers)["id"] == first["id"]
+    api.admit(first["id"])
+    api.create(words)
+
+
 def test_a_key_may_ask_for_a_priority_up_to_its_ceiling(api: Api) -> None:
     words, user = api.upload("words.jsonl"), api.as_(api.make_key("org_a", "user"))
     errors(user.post("/v0.5/batch/jobs", json=api.body(words, priority=101)), 403)
@@ -181,8 +258,24 @@ def test_jobs_are_listed_newest_first_in_pages_and_by_filters(api: Api) -> None:
     assert found(q="nUMBER 3") == [made[3]]
     assert found(q=made[0]) == [made[0]]
     assert found(status="PENDING", q="quick") == [trained]
+    both = api.http.get("/v0.5/batch/jobs?status=CANCELLED&status=PENDING&limit=3&offset=3").json()
+    assert (both["total"], [job["id"] for job in both["jobs"]]) == (6, [made[2], made[1], made[0]])
+    assert api.http.get("/v0.5/batch/jobs?status=CANCELLED&status=PENDING&q=number").json()["total"] == 5
+    assert api.http.get("/v0.5/batch/jobs?status=RUNNING&status=PENDING").json()["total"] == 5
+    empty = api.http.get("/v0.5/batch/jobs?status=&q=&pipeline_type=&limit=&offset=").json()
+    assert (empty["total"], empty["limit"]) == (6, 20)
     for bad in ("limit=0", "limit=1001", "limit=x", "offset=-1", "status=COMPLETE", "pipeline_type=x"):
         assert errors(api.http.get(f"/v0.5/batch/jobs?{bad}"), 400)[0]["path"] == bad.partition("=")[0]
+
+
+def test_searches_take_turns_and_one_that_would_wait_too_long_is_told_so(api: Api) -> None:
+    api.service.searches = Turns(0, 0.1)
+    (error,) = errors(api.http.get("/v0.5/batch/jobs?q=x"), 429)
+    assert error["message"] == "Too many searches run at once."
+    assert api.get("/batch/jobs", q="")["total"] == 0  # a list is no search
+    several = "/v0.5/batch/jobs?status=PENDING&status=RUNNING"
+    assert api.http.get(f"{several}&offset=10000").status_code == 200
+    errors(api.http.get(f"{several}&offset=10001"), 429)  # it reads as much
 
 
 def test_a_waiting_job_says_why(api: Api) -> None:
@@ -222,7 +315,7 @@ def test_inputs_progress_counts_and_traces_tell_the_same_story(api: Api) -> None
     assert api.get(f"{path}/progress", offset=3)["items"][0]["latest_progress"] is None
     answer = api.http.get(f"/v0.5{path}/progress/traces", params={"buckets": 3})
     last = answer.json()["points"][-1]
-    assert len(answer.json()["points"]) <= 10  # 3 is clamped to 10
+    assert len(answer.json()["points"]) == 10  # 3 is clamped to 10
     assert (last["files"], last["step"]) == ({"completed": 1, "failed": 1}, 2)
     assert last["items"] == {"inference": {"success": 23, "failed": 1}}
     etag = {"If-None-Match": f'W/"x", {answer.headers["ETag"]}'}
@@ -233,7 +326,7 @@ def test_inputs_progress_counts_and_traces_tell_the_same_story(api: Api) -> None
     assert api.http.get(f"/v0.5{path}/progress/traces", params={"buckets": 10}, headers=etag).status_code == 200
 
 
-def test_events_and_progress_come_newest_first_with_filters(api: Api) -> None:
+def test_events_come_newest_first_and_progress_oldest_first_with_filters(api: Api) -> None:
     job_id = api.create(api.upload("a.jsonl"))
     api.admit(job_id)
     (source,) = inputs_of(api, job_id)
@@ -248,8 +341,12 @@ def test_events_and_progress_come_newest_first_with_filters(api: Api) -> None:
     for query in ({"level": "ERROR"}, {"event_type": "inference.failed"}, {"input_id": source["id"]}):
         found = api.get(f"{path}/events", **query)
         assert (found["total"], found["events"][0]["message"]) == (1, "no")
-    assert [entry["step"] for entry in api.get(f"{path}/progress", limit=2)["entries"]] == [3, 2]
+    assert [entry["step"] for entry in api.get(f"{path}/progress", limit=2)["entries"]] == [1, 2]
+    assert [entry["step"] for entry in api.get(f"{path}/progress", offset=2)["entries"]] == [3]
+    assert [entry["step"] for entry in api.get(f"{path}/progress", order="desc", limit=2)["entries"]] == [3, 2]
     assert api.get(f"{path}/progress", kind="training")["total"] == 0
+    assert api.get(f"{path}/events?level=&event_type=&input_id=&limit=&order=")["total"] == 4
+    assert api.get(f"{path}/inputs?port_name=&status=")["total"] == 1
     errors(api.http.get(f"/v0.5{path}/events?level=LOUD"), 400)
     errors(api.http.get(f"/v0.5{path}/events?order=up"), 400)
 
@@ -272,11 +369,31 @@ def test_outputs_are_links_that_need_no_key_in_order_of_arrival(api: Api) -> Non
     api.tell(job_id, outputs=made)
     page = api.get(f"/batch/jobs/{job_id}/outputs")
     assert [(o["id"], o["input_file_id"]) for o in page["outputs"]] == [("out_0", "b.jsonl"), ("out_1", "a.jsonl")]
+    assert page["job_id"] == job_id
     first = page["outputs"][0]
-    assert (first["data"]["file_type"], first["data"]["file_extension"]) == ("application/x-ndjson", "jsonl")
+    assert (first["data"]["file_type"], first["data"]["file_extension"]) == ("application/x-ndjson", ".jsonl")
     assert httpx2.get(first["data"]["ref"]).content == b'{"n": 1}\n'
     assert api.get(f"/batch/jobs/{job_id}/outputs", input_id=one["id"])["outputs"][0]["id"] == "out_1"
     assert api.get(f"/batch/jobs/{job_id}/outputs", port_name="worker.none")["total"] == 0
+
+
+def test_an_input_shows_its_file_by_a_link_that_needs_no_key_for_as_long_as_it_is_there(api: Api) -> None:
+    name = api.upload("s.csv", b"t,x\n1,2\n", "text/csv")
+    job_id = api.create(name, "s.csv")
+    path = f"/batch/jobs/{job_id}/inputs"
+    page = api.get(path)
+    assert page["job_id"] == job_id == api.get(f"{path}/progress")["job_id"]
+    for data in (page["inputs"][0]["data"], api.get(f"{path}/progress")["items"][1]["input"]["data"]):
+        assert httpx2.get(data["ref"]).content == b"t,x\n1,2\n"
+        assert (data["filename"], data["file_extension"]) == ("s.csv", ".csv")
+        assert data["file_attributes"] == {"num_rows": 1, "num_columns": 2, "column_headers": ["t", "x"]}
+    api.upload("s.csv", b"t,x\n3,4\n5,6\n", "text/csv")  # another content of the name; the job reads the old one
+    assert httpx2.get(api.get(path)["inputs"][0]["data"]["ref"]).content == b"t,x\n1,2\n"
+    api.cancel(job_id)
+    api.call("DELETE", "/files/delete/s.csv")
+    api.with_store(lambda store: Files(store, api.service.storage).prune(now()))
+    data = api.get(path)["inputs"][0]["data"]
+    assert (data["ref"], data["file_attributes"]) == ("s.csv", {})
 
 
 def test_a_checkpoint_of_the_organisation_can_be_an_input(api: Api) -> None:
@@ -297,6 +414,17 @@ def test_a_checkpoint_of_the_organisation_can_be_an_input(api: Api) -> None:
     job = api.call("POST", "/batch/jobs", 201, json=body)
     _, given = inputs_of(api, job["id"])
     assert (given["file_id"], given["status"], given["data"]["num_bytes"]) == (checkpoint.id, "reference", 7)
+    assert given["data"]["ref"] == checkpoint.id  # no file, so there is no link
+    assert api.get(f"/batch/jobs/{job['id']}/checkpoints")["job_id"] == job["id"]
+    tracked = api.get(f"/batch/jobs/{job['id']}/inputs/progress")
+    assert (tracked["total"], tracked["items"][0]["input"]["file_id"]) == (1, sensor)
+    assert api.get(f"/batch/jobs/{job['id']}/inputs/progress", status="reference")["total"] == 0
+    with Client(api.url, api.key) as client:  # `jos inputs` shows them all
+        rows = There(client).inputs(job["id"])["inputs"]
+    assert [(row["filename"], row["status"], row["done"]) for row in rows] == [
+        ("s.csv", "pending", 0),
+        ("step_1", "reference", 0),
+    ]
     assert job["input_progress"]["pending"] == 1
     ref["checkpoint_id"] = "ckp_00000000000000000000000002"
     assert ref["checkpoint_id"] in errors(api.http.post("/v0.5/batch/jobs", json=body), 400)[0]["message"]
@@ -309,7 +437,7 @@ def test_a_checkpoint_of_the_organisation_can_be_an_input(api: Api) -> None:
 # --- orders -------------------------------------------------------------------------------------------
 
 
-def test_cancel_retry_and_delete_keep_to_the_statuses(api: Api) -> None:
+def test_cancel_retry_and_delete_keep_to_the_statuses(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = api.create(api.upload("a.jsonl"))
     path = f"/batch/jobs/{job_id}"
     assert errors(api.http.post(f"/v0.5{path}/retry"), 409)[0]["code"] == "conflict"
@@ -318,7 +446,9 @@ def test_cancel_retry_and_delete_keep_to_the_statuses(api: Api) -> None:
     assert set(cancelled) == {"id", "status", "cancelled_at"}
     assert api.get(path)["status"] == "CANCELLED"
     errors(api.http.post(f"/v0.5{path}/cancel"), 409)
-    errors(api.http.delete(f"/v0.5{path}"), 409)  # its driver has not left yet
+    monkeypatch.setattr(removal, "_LEAVE", 0.3)
+    (stays,) = errors(api.http.delete(f"/v0.5{path}"), 409)  # its driver will not leave
+    assert stays["suggestion"] == "Delete it again in a minute."
     api.drained(job_id)
     assert api.call("POST", f"{path}/retry") == {"id": job_id, "status": "PENDING", "retry_count": 1}
     errors(api.http.delete(f"/v0.5{path}"), 409)
@@ -330,6 +460,28 @@ def test_cancel_retry_and_delete_keep_to_the_statuses(api: Api) -> None:
     for route in ("", "/events", "/inputs", "/outputs", "/stream"):
         errors(api.http.get(f"/v0.5{path}{route}"), 404)
     errors(api.http.delete(f"/v0.5{path}"), 404)
+
+
+def test_a_job_is_deleted_right_after_its_cancel_once_its_driver_has_left(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = api.create(api.upload("a.jsonl"))
+    api.admit(job_id)
+    api.call("POST", f"/batch/jobs/{job_id}/cancel")
+    waits, sleep = threading.Event(), asyncio.sleep
+
+    async def told_of(seconds: float, *more: Any) -> Any:
+        if seconds == removal._LOOK:
+            waits.set()
+        return await sleep(seconds, *more)
+
+    monkeypatch.setattr(removal.asyncio, "sleep", told_of)
+    with ThreadPoolExecutor(1) as pool:
+        deletion = pool.submit(api.call, "DELETE", f"/batch/jobs/{job_id}")
+        assert waits.wait(10)
+        api.drained(job_id)
+        assert deletion.result(20) == {"id": job_id, "deleted": True}
+    errors(api.http.get(f"/v0.5/batch/jobs/{job_id}"), 404)
 
 
 def test_a_deletion_that_was_killed_is_carried_on_by_the_next_process(api: Api) -> None:

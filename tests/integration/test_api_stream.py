@@ -94,6 +94,20 @@ def running(api: Api) -> str:
     return job_id
 
 
+@pytest.mark.parametrize("last", ["e90.p70", "e90.p0", "e1.p70"])
+def test_a_listener_who_heard_more_than_a_recovery_brought_back_hears_what_is_new(api: Api, last: str) -> None:
+    job_id = running(api)
+    api.tell(job_id, progress=[step(1)])
+    listener = Listener(api, job_id, last)
+    until(lambda: job_id in api.service.hub._feeds and any(":" in f for f in listener.found))
+    api.tell(job_id, seq=2, events=[event("new")], progress=[step(2)])
+    api.complete(job_id)
+    listener.join(20)
+    found = entries(listener.messages())
+    assert {("event", 4), ("event", 5), ("progress", 2)} <= set(found)
+    assert listener.messages()[-1]["id"] == "e5.p2"
+
+
 def test_a_stream_tells_what_was_and_what_comes_and_ends_with_the_job(api: Api) -> None:
     job_id = running(api)
     api.tell(job_id, events=[event("one")], progress=[step(1)])

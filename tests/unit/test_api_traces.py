@@ -31,9 +31,11 @@ def test_inputs_add_up_by_what_is_new_of_each() -> None:
         trace.add(one)
     seconds, latest, points = trace.points(BEGAN, [ended("a", 90), ended("b", 100, InputStatus.FAILED)], 10)
     assert (seconds, latest, trace.seen) == (10.0, at(100), 4)
+    none, some = {"completed": 0, "failed": 0}, {"success": 8, "failed": 1}
     assert [(p.t, p.items["inference"], p.files, p.step) for p in points] == [
-        (at(20), {"success": 5, "failed": 0}, {"completed": 0, "failed": 0}, 0),
-        (at(30), {"success": 8, "failed": 1}, {"completed": 0, "failed": 0}, 0),
+        (at(10), {"success": 0, "failed": 0}, none, 0),
+        (at(20), {"success": 5, "failed": 0}, none, 0),
+        *((at(end), some, none, 0) for end in range(30, 100, 10)),
         (at(100), {"success": 11, "failed": 1}, {"completed": 1, "failed": 1}, 2),
     ]
     assert trace.latest["a"].id == 3
@@ -44,16 +46,18 @@ def test_training_steps_count_by_their_number() -> None:
     for number in range(1, 5):
         trace.add(entry(number, number, None, 20 * number))
     _, _, points = trace.points(BEGAN, [], 10)
-    assert [p.items["training"]["success"] for p in points] == [20, 40, 60, 80]
+    assert [p.items["training"]["success"] for p in points] == [0, 0, 20, 20, 20, 40, 40, 60, 60, 80]
 
 
-def test_nothing_gives_no_points_and_one_moment_gives_one() -> None:
+def test_there_is_a_point_for_each_bucket_of_some_length_even_of_nothing_and_of_one_moment() -> None:
     trace = Trace()
-    assert trace.points(BEGAN, [], 10) == (0.0, None, [])
+    seconds, latest, points = trace.points(BEGAN, [], 10)
+    assert (seconds > 0, latest) == (True, None)
+    assert [(p.step, p.items) for p in points] == [(0, {})] * 10
     trace.add(entry(1, 0, "a", 4))
-    _, latest, points = trace.points(BEGAN, [], 10)
-    assert latest == BEGAN
-    assert [p.items for p in points] == [{"inference": {"success": 4, "failed": 0}}]
+    seconds, latest, points = trace.points(BEGAN, [], 10)
+    assert (seconds > 0, latest) == (True, BEGAN)
+    assert [p.items for p in points] == [{"inference": {"success": 4, "failed": 0}}] * 10
 
 
 def test_a_retry_may_take_back_what_it_does_again() -> None:
@@ -74,4 +78,4 @@ def test_a_job_of_any_length_takes_bounded_memory_and_keeps_its_end() -> None:
     assert points[-1].items["inference"]["success"] == count
     totals = [p.items["inference"]["success"] for p in points]
     assert totals == sorted(totals)
-    assert len(points) > 90
+    assert len(points) == 100

@@ -450,7 +450,7 @@ def test_a_users_retry_renews_the_budget_and_clears_the_end() -> None:
     assert (job.automatic_retries, job.failed_at, job.error) == (2, NOW, BOOM)
     job = decide(job, Retry(), NOW).job
     assert (job.automatic_retries, job.retry_count) == (0, 3)
-    assert (job.failed_at, job.cancelled_at, job.error) == (None, None, BOOM)
+    assert (job.failed_at, job.cancelled_at, job.error) == (None, None, None)
 
 
 def test_a_lost_driver_is_told_with_the_launchers_words() -> None:

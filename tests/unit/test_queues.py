@@ -47,6 +47,7 @@ def test_an_organisation_takes_what_it_leaves_out_from_the_default() -> None:
     config = QueueConfig.of({"organisations": organisations})
     assert (config.organisation("org_a").max_running, config.organisation("org_a").weight) == (9, 2)
     assert config.organisation("org_b").max_running == 4
+    assert config.organisation("org_b").max_pending == 10_000
 
 
 def test_ceilings_differ_by_role() -> None:
