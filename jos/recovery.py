@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from jos import archive, removal
 from jos.core import lifecycle, rebuild, standing
 from jos.core.errors import JosError, NotFound, StorageUnavailable, StoreUnavailable
-from jos.core.model import InputStatus, Job, JobSpec, ProgressDraft, job_folder
+from jos.core.model import InputStatus, Job, JobSpec, Model, ProgressDraft, job_folder
 from jos.core.standing import Replay
 from jos.storage.base import Storage
 from jos.storage.log import CommitLog
@@ -34,7 +34,7 @@ KEYS = "system/keys/"
 PIPELINES = "system/pipelines/"
 PLATFORM = "platform"  # in place of an organisation, for a pipeline that belongs to none
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Model)
 
 
 class Recoverable(Protocol):
@@ -173,7 +173,7 @@ class _Recovery:
         records: list[M] = []
         for stat in await asyncio.to_thread(lambda: list(self.storage.list(prefix))):
             try:
-                records.append(model.model_validate_json(await asyncio.to_thread(self.storage.read, stat.key)))
+                records.append(model.stored(await asyncio.to_thread(self.storage.read, stat.key)))
             except ValidationError as error:
                 self.problem(f"{self.storage.location(stat.key)} cannot be read: {_first(error)}")
             except NotFound:
@@ -248,7 +248,7 @@ class _Recovery:
     def _read(self, org_id: str, job_id: str) -> tuple[JobSpec, Replay]:
         folder = job_folder(org_id, job_id)
         try:
-            spec = JobSpec.model_validate_json(self.storage.read(f"{folder}job.json"))
+            spec = JobSpec.stored(self.storage.read(f"{folder}job.json"))
         except ValidationError as error:
             raise JosError(f"{self.storage.location(folder + 'job.json')} cannot be read: {_first(error)}") from error
         if (spec.org_id, spec.id) != (org_id, job_id):

@@ -265,7 +265,7 @@ class Files:
         """None for what was never registered, or is half removed."""
         try:
             raw = self._storage.read(f"{rules.file_folder(org_id, uid)}file.json")
-            file = File.model_validate_json(raw)
+            file = File.stored(raw)
             num_bytes, fingerprint = stat_input(self._storage.location(file.key))
         except (NotFound, ValidationError):
             return None
@@ -288,7 +288,7 @@ class Files:
             raw = await asyncio.to_thread(self._storage.read, f"{job_folder(job.org_id, job.id)}job.json")
         except NotFound:  # not a job of this storage
             return
-        urls = " ".join(source.url for source in JobSpec.model_validate_json(raw).inputs)
+        urls = " ".join(source.url for source in JobSpec.stored(raw).inputs)
         uids = sorted(set(re.findall(rf"{re.escape(job.org_id)}/files/(fil_[0-9a-z]{{26}})/data/", urls)))
         known = await self._records.by_uids(job.org_id, uids)
         await self.readers(job.org_id, [file.uid for file in known if file is not None], job.id)
