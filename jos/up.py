@@ -25,13 +25,15 @@ import httpx2
 
 from jos import profiles
 from jos.core.errors import ComputeFailed, Conflict, JosError
-from jos.launch import ray_head
+from jos.launch import outside, ray_head
 from jos.settings import Settings
-from jos.store import embedded
+from jos.store import embedded, lease
+from jos.store.connection import Connection
 from jos.up_child import Child, Tell, free_port
 
 READY_SECONDS = 120.0
 DRAIN_SECONDS = 45.0
+TAKEOVER_SECONDS = 1.5  # a controller that waits for the lease asks for it each second
 LOOK = 0.1
 
 
@@ -110,7 +112,7 @@ class Service:
         port = free_port(host, self.options.port or settings.api_port, self.options.port is not None)
         if port != (self.options.port or settings.api_port):
             self.tell(f"port {settings.api_port} is taken, so the API listens on {port}")
-        self.settings = settings = settings.model_copy(update={"api_port": port})
+        self.settings = settings = settings.model_copy(update={"api_port": port, **self._outside()})
         if settings.redis_url is None:
             embedded.ensure(settings.redis_dir)
         first_key = asyncio.run(_first_key(settings))
@@ -131,6 +133,16 @@ class Service:
         server = {"url": url, "pid": os.getpid(), "redis_url": settings.redis_url, "dashboard": self.dashboard}
         (settings.home_dir / profiles.SERVER).write_text(json.dumps(server))
         return Ready(url, settings.home_dir, first_key)
+
+    def _outside(self) -> dict[str, Any]:
+        """What is set otherwise where drivers run on a Ray that is not ours. Raises BadRequest if they cannot work."""
+        settings, dashboard = self.settings, self.options.ray_dashboard
+        if dashboard is None:
+            return {}
+        passed = outside.passed_names(settings, dashboard)
+        if missing := outside.secrets_to_have(settings):
+            self.tell(f"the Ray cluster's own environment must hold {' and '.join(missing)}, which are not passed on")
+        return {"pass_env": passed, "home": settings.home_dir, "storage": settings.storage_url}
 
     def _child(self, name: str, command: str) -> Child:
         program = [sys.executable, "-m", "jos.cli", command]
@@ -202,13 +214,13 @@ class Service:
             if self.api is not None:
                 steps.callback(self.api.stop)
             if self.controller is not None:
-                if self.own_ray or self.settings.redis_url is None:
-                    steps.callback(self._drain)
+                steps.callback(self._drain)
                 steps.callback(self.controller.stop)
 
     def _drain(self) -> None:
         try:
-            left = asyncio.run(drain(self.settings, self.dashboard))
+            shared = not self.own_ray and self.settings.redis_url is not None
+            left = asyncio.run(drain(self.settings, self.dashboard, shared=shared))
         except JosError as error:
             self.tell(f"the drivers could not be asked to leave: {error}")
             return
@@ -259,8 +271,9 @@ def _missing(client: httpx2.Client, url: str) -> str | None:
     return "; ".join(wrong) or None
 
 
-async def drain(settings: Settings, dashboard: str) -> int:
-    """Asks every driver to leave and waits until they have; how many jobs were at work."""
+async def drain(settings: Settings, dashboard: str, *, shared: bool = False) -> int:
+    """Asks every driver to leave and waits until they have; how many jobs were at work. `shared`: other controllers may
+    work on this Redis; if one leads now, the drivers are its own."""
     from jos.launch.ray_jobs import WARM, RayJobs
     from jos.store.drivers import Drivers
     from jos.wiring import wired
@@ -268,6 +281,8 @@ async def drain(settings: Settings, dashboard: str) -> int:
     async with wired(settings) as parts:
         launcher = RayJobs(dashboard, Drivers(parts.store.connection), parts.storage.url)
         try:
+            if shared and await _another_leads(parts.store.connection):
+                return 0
             active = await parts.store.active()
             holding = [j for j in active if j.holds_capacity]
             at_work = [j for j in holding if not j.status.terminal]
@@ -288,6 +303,16 @@ async def drain(settings: Settings, dashboard: str) -> int:
         finally:
             await launcher.close()
         return len(at_work)
+
+
+async def _another_leads(connection: Connection) -> bool:
+    """After ours has let go of the lease; whoever waited for it takes it within a second."""
+    deadline = time.monotonic() + TAKEOVER_SECONDS
+    while time.monotonic() < deadline:
+        if await lease.holder(connection, "controller") is not None:
+            return True
+        await asyncio.sleep(LOOK)
+    return False
 
 
 def run(options: Options, tell: Tell, ready: Callable[[Ready], object]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from jobs_lab import until
 
+from jos import up_child
 from jos.core.errors import Conflict
 from jos.up_child import Child, backoff, free_port
 
@@ -72,3 +73,21 @@ def test_a_child_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
     assert process is not None
     assert process.returncode == -9
+
+
+def test_a_long_log_becomes_the_old_one_and_the_child_writes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up_child, "LOG_BYTES", 5)
+    code = "import sys\nfor line in ('first', 'again'): print(line, flush=True); sys.stdin.read(1)"
+    child = Child("api", [sys.executable, "-c", code], dict(os.environ), tmp_path / "api.log")
+    child.start()
+    assert child.process is not None
+    assert child.process.stdin is not None
+    until(lambda: child.log.read_text() == "first\n")
+    child.look(0.0, print)
+    assert (tmp_path / "api.log.1").read_text() == "first\n"
+    child.process.stdin.write(b"x")
+    child.process.stdin.flush()
+    until(lambda: child.log.read_bytes() == b"again\n")
+    child.stop()
