@@ -115,10 +115,8 @@ class Service:
         self.settings = settings = settings.model_copy(update={"api_port": port, **self._outside()})
         if settings.redis_url is None:
             embedded.ensure(settings.redis_dir)
-        first_key = asyncio.run(_first_key(settings))
+        asyncio.run(_prove(settings))
         url = _url(host, port)
-        if first_key is not None:
-            profiles.save(settings, profiles.LOCAL, url, first_key, default=False)
         self.api = self._child("api", "api")
         self.api.start()
         self._start_ray()
@@ -129,6 +127,9 @@ class Service:
         self.controller.start()
         if not self._await_ready(url, stop):
             return None
+        first_key = asyncio.run(_first_key(settings))  # now: of a start that fails nobody would see it
+        if first_key is not None:
+            profiles.save(settings, profiles.LOCAL, url, first_key, default=False)
         _keep_url(settings, url)
         server = {"url": url, "pid": os.getpid(), "redis_url": settings.redis_url, "dashboard": self.dashboard}
         (settings.home_dir / profiles.SERVER).write_text(json.dumps(server))
@@ -246,8 +247,15 @@ def _keep_url(settings: Settings, url: str) -> None:
         profiles.save(settings, profiles.LOCAL, url, local.api_key, default=False)
 
 
+async def _prove(settings: Settings) -> None:
+    """Raises what is wrong with store or storage."""
+    from jos.wiring import wired
+
+    async with wired(settings):
+        pass
+
+
 async def _first_key(settings: Settings) -> str | None:
-    """Proves store and storage on the way."""
     from jos.api.auth import bootstrap
     from jos.recovery import save_key
     from jos.store.keys import ApiKeys
