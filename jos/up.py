@@ -24,17 +24,21 @@ from typing import Any
 import httpx2
 
 from jos import profiles
+from jos.controller import leadership
 from jos.core.errors import ComputeFailed, Conflict, JosError
 from jos.launch import outside, ray_head
 from jos.settings import Settings
 from jos.store import embedded, lease
 from jos.store.connection import Connection
+from jos.store.redis import Store
 from jos.up_child import Child, Tell, free_port
 
 READY_SECONDS = 120.0
 DRAIN_SECONDS = 45.0
 TAKEOVER_SECONDS = 1.5  # a controller that waits for the lease asks for it each second
 LOOK = 0.1
+LEAD_EVERY, LEADERLESS = 5.0, 12  # seconds between looks at who leads; so many in a row that find nobody: it hangs
+LOOK_SECONDS = 3.0  # that such a look may take
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class Service:
     own_ray: bool = False
     dashboard: str = ""
     ray_looked: float = 0.0
+    lead_looked: float = 0.0
+    leaderless: int = 0  # looks in a row that found no controller in the lead
 
     def __post_init__(self) -> None:
         self.settings = self.options.settings
@@ -185,6 +191,19 @@ class Service:
         if self.own_ray and self.controller is not None and now - self.ray_looked > 5:
             self._look_at_ray()
             self.ray_looked = time.monotonic()
+        if self.controller is not None and now - self.lead_looked > LEAD_EVERY:
+            self._look_at_lead(self.controller)
+            self.lead_looked = time.monotonic()
+
+    def _look_at_lead(self, controller: Child) -> None:
+        """A controller that works takes a free lease within a second, so one that leaves it free for long hangs.
+        Looks are counted, not seconds: this machine may have slept."""
+        free = controller.running and asyncio.run(_nobody_leads(self.settings))
+        self.leaderless = self.leaderless + 1 if free else 0
+        if self.leaderless >= LEADERLESS:
+            self.leaderless = 0
+            self.tell("controller hangs: it does not lead, and nobody else does; it is ended")
+            controller.kill()  # and started again as one that died
 
     def _look_at_ray(self) -> None:
         """Ray came to its end: a new head has other ports, so the controller is started anew too."""
@@ -313,11 +332,20 @@ async def drain(settings: Settings, dashboard: str, *, shared: bool = False) -> 
         return len(at_work)
 
 
+async def _nobody_leads(settings: Settings) -> bool:
+    """Whether the lease is surely free. A Redis that is away says nothing about the controller."""
+    try:
+        async with asyncio.timeout(LOOK_SECONDS), await Store.open(settings.redis_url, settings.redis_dir) as store:
+            return await lease.holder(store.connection, leadership.NAME) is None
+    except (JosError, TimeoutError):
+        return False
+
+
 async def _another_leads(connection: Connection) -> bool:
     """After ours has let go of the lease; whoever waited for it takes it within a second."""
     deadline = time.monotonic() + TAKEOVER_SECONDS
     while time.monotonic() < deadline:
-        if await lease.holder(connection, "controller") is not None:
+        if await lease.holder(connection, leadership.NAME) is not None:
             return True
         await asyncio.sleep(LOOK)
     return False

@@ -107,6 +107,15 @@ class Child:
                 shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
                 os.truncate(self.log, 0)
 
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.again_at is None and self.process.poll() is None
+
+    def kill(self) -> None:
+        """At once; `look` starts it again."""
+        if self.process is not None:
+            self.process.kill()
+
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         process, self.process, self.again_at = self.process, None, None
         if process is None:

@@ -1,4 +1,4 @@
-"""Drivers on a Ray cluster that `jos up` did not start: what of the settings they are given, and what they cannot reach.
+"""Drivers on a Ray cluster that `jos up` did not start: which settings they are given, and what they cannot reach.
 
 Whatever is passed can be seen in Ray's dashboard, so no secret is passed unless it is named in JOS_PASS_ENV.
 May import: jos.core.errors, jos.settings. Tests: tests/unit/test_outside.py, tests/e2e/test_up_outside.py.
@@ -15,9 +15,11 @@ from jos.core.errors import BadRequest
 from jos.settings import Settings
 
 # not credentials: those are the cluster's own, or named in JOS_PASS_ENV
-_OF_BUCKETS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-_PASSED = ("JOS_REDIS_URL", "JOS_STORAGE", "JOS_WARM_INDEXES", *_OF_BUCKETS)
-_PASSED += ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "AWS_ALLOW_HTTP")
+_PASSED = (
+    *("JOS_REDIS_URL", "JOS_STORAGE", "JOS_WARM_INDEXES"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "AWS_ALLOW_HTTP"),
+)
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS")
 
 
@@ -38,7 +40,9 @@ def passed_names(settings: Settings, dashboard: str) -> str:
             "where all who see the dashboard may know it, JOS_PASS_ENV=JOS_REDIS_URL.",
         )
     ours = ["JOS_HOME", *(["JOS_PIPELINES"] if settings.pipelines else [])] if here else []  # paths of this machine
-    needed = [name for name in (*ours, *_PASSED) if name == "JOS_REDIS_URL" or not has_password(os.environ.get(name, ""))]
+    needed = [
+        name for name in (*ours, *_PASSED) if name == "JOS_REDIS_URL" or not has_password(os.environ.get(name, ""))
+    ]
     return ",".join(dict.fromkeys(name for name in (*named, *needed) if f"-{name}" not in named))
 
 
