@@ -98,6 +98,7 @@ class Mirror:
     said: set[tuple[str, str]] = field(default_factory=set)
     began: float | None = None  # monotonic; when the first work was given out
     done_before: int = 0  # tasks that earlier attempts committed
+    commits_before: int = 0
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     away: str | None = None  # why Redis cannot be reached, while it cannot
 
@@ -202,7 +203,7 @@ class Mirror:
                     self.begun.add(ordinal)
                 # a retry opened it again, or it is as finished as it was
                 self.completed += state.step is not None and self.input_state(ordinal).status is state.status
-        self.done_before = self.ledger.tasks_done
+        self.done_before, self.commits_before = self.ledger.tasks_done, self.ledger.commits
         for ordinal, one in self.ledger.inputs.items():
             if ordinal in self.plans:
                 self.outputs.extend(self.output(f) for _, f in sorted(one.finished.items()))
@@ -236,6 +237,7 @@ class Mirror:
             "tasks_per_second": round(rate, 1),
             "seconds_left": round((total - done) / rate, 1) if rate > 0 and planned else None,
             "storage_waits": self.away,
+            "attempt": {"tasks": done - self.done_before, "commits": self.ledger.commits - self.commits_before},
             "indexes": {str(i): vars(line).copy() for i, line in sorted(self.lines.items())},
         }
 

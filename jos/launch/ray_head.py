@@ -45,7 +45,7 @@ ENVIRONMENT = {
 
 _TELLING = ("JOS_", "AWS_", "GOOGLE_", "PYTHONPATH")
 # they are of API and controller alone, and a port differs when another program has the usual one
-_OF_EACH_START = ("JOS_API_HOST", "JOS_API_PORT", "JOS_RAY_DASHBOARD")
+_OF_EACH_START = ("JOS_API_HOST", "JOS_API_PORT", "JOS_RAY_DASHBOARD", "JOS_CONTROLLER_HOST", "JOS_CONTROLLER_PORT")
 
 _children: list[subprocess.Popen[bytes]] = []  # heads that this process started
 

@@ -3,6 +3,7 @@ there already, from a job over HTTP to its outputs, and gone without a trace whe
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -16,9 +17,15 @@ from jobs_lab import Head, alive, ray_head, until
 from services_lab import BUCKET, S3, _die_with_parent, free_ports
 from up_lab import Up
 
+from jos import up
+from jos.controller import leadership
+from jos.core.errors import ComputeFailed
 from jos.core.model import Status
+from jos.settings import Settings
 from jos.storage import open_storage
 from jos.store import embedded
+from jos.store.lease import Lease
+from jos.store.redis import Store
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +75,32 @@ def test_one_command_on_real_services_from_a_job_to_its_outputs_and_gone(
     until(lambda: not [d for d in ray_jobs(cluster) if d["status"] in ("PENDING", "RUNNING")], 20)
     assert not [p for p in Path("/proc").glob("[0-9]*") if serves(p, own_up.home)]
     assert open_storage(root).read(f"{job.record.org_id}/jobs/{job.id}/job.json")
+
+
+def test_what_a_cluster_elsewhere_cannot_reach_is_refused_before_anything_starts(own_up: Up, redis_url: str) -> None:
+    elsewhere = ("up", "--port", own_up.port, "--ray-address", "http://192.0.2.1:8265")
+    assert "Redis on a socket" in own_up.jos(*elsewhere, code=2)["errors"][0]["message"]
+    assert "the folder" in own_up.jos(*elsewhere, "--redis-url", redis_url, code=2)["errors"][0]["message"]
+    assert not (own_up.home / "redis").exists()
+
+
+def test_drivers_are_left_to_another_controller_that_leads_on(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "TAKEOVER_SECONDS", 0.3)
+    settings = Settings(home=tmp_path, redis_url=redis_url)
+    nowhere = "http://127.0.0.1:1"
+
+    async def test() -> None:
+        async with await Store.open(redis_url) as store:
+            other = Lease(store.connection, leadership.NAME, "another")
+            assert await other.acquire()
+            assert await up.drain(settings, nowhere, shared=True) == 0
+            await other.release()
+            with pytest.raises(ComputeFailed):  # nobody leads: the cluster is asked
+                await up.drain(settings, nowhere, shared=True)
+
+    asyncio.run(test())
 
 
 def ray_jobs(cluster: Head) -> list[dict[str, Any]]:

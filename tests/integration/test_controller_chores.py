@@ -71,6 +71,19 @@ def test_a_job_is_archived_when_it_has_ended(valkey: Valkey) -> None:
     at_home(home(valkey), test)
 
 
+def test_whoever_counts_hears_of_each_job_that_ended(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        job, heard = await ended_job(house), list[str]()
+
+        async def ended(job: Job) -> None:
+            heard.append(job.id)
+
+        await Archiver(house.store, View(house.store), Shelf(house), Metrics(), ended).step(now())
+        assert heard == [job.id]
+
+    at_home(home(valkey), test)
+
+
 def test_jobs_that_ended_while_no_controller_ran_are_archived_by_the_next(valkey: Valkey) -> None:
     async def test(house: House) -> None:
         shelf = Shelf(house)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from jos.core.errors import BadRequest
+from jos.core.errors import BadRequest, NotFound
+from jos.driver.attempts import Leave, run_admitted
+from jos.driver.driver import Ending
 from jos.launch.outside import on_this_machine, passed_names, secrets_to_have
 from jos.launch.ray_jobs import passed_environment
 from jos.settings import Settings
+from jos.store.connection import Connection
 
 HERE, ELSEWHERE = "http://127.0.0.1:8265", "http://192.0.2.1:8265"
 REAL: dict[str, Any] = {"redis_url": "redis://redis.example:6379/0", "storage": "s3://bucket/jos"}
@@ -61,3 +66,17 @@ def test_an_address_of_this_machine_is_known_from_a_stranger_s() -> None:
     assert [on_this_machine(host) for host in ("localhost", "127.0.0.1", "::1")][:2] == [True, True]
     assert not on_this_machine("192.0.2.1")
     assert not on_this_machine("no-such-host.invalid")
+
+
+def test_a_driver_that_does_not_find_its_job_says_where_it_looked() -> None:
+    async def transact(*_arguments: object) -> None:
+        raise NotFound("There is no job job_1.")
+
+    connection = Connection("redis://:hush@redis.example:6380/0", None)
+    wired: Any = SimpleNamespace(
+        store=SimpleNamespace(transact=transact, connection=connection), storage=SimpleNamespace(url="s3://bucket/jos")
+    )
+    outcome = asyncio.run(run_admitted("job_1", "token", "driver", wired, Leave()))
+    assert outcome.ending is Ending.FENCED
+    assert "Redis at redis://redis.example:6380; the storage is s3://bucket/jos" in outcome.message
+    assert "hush" not in outcome.message
