@@ -148,7 +148,7 @@ def end_of(storage: Storage, org_id: str, job_id: str) -> End | None:
     if data is None:
         return None
     try:
-        return End.model_validate_json(data)
+        return End.stored(data)
     except ValidationError as error:
         raise _damaged(storage, key, f"is no record of an end: {error.errors()[0]['msg']}") from error
 
@@ -314,7 +314,7 @@ class _Stream(Generic[E]):
             validate: Any = self.model.model_validate
             entries = chunk_entries(self.storage, key, max(low - first, 0), max(high - first + 1, 0))
             try:
-                return [validate(entry) for entry in entries if low <= entry["id"] <= high]
+                return [validate(entry, extra="ignore") for entry in entries if low <= entry["id"] <= high]
             except ValidationError as error:
                 raise _damaged(self.storage, key, f"holds what is none of {self.name}") from error
 

@@ -267,19 +267,21 @@ def recover(
 def verify(
     job: Annotated[str, typer.Argument(metavar="JOB")],
     quick: Annotated[bool, typer.Option("--quick", help="Only sizes, not every byte.")] = False,
+    org: Annotated[
+        str | None, typer.Option(help="The job's organisation; default: as Redis has it, else it is looked for.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that everything a job left in storage is there, whole, and adds up. Changes nothing."""
 
     async def work() -> Any:
-        from jos.verify import verify_with_store
+        from jos.verify import owner, verify_with_store
         from jos.wiring import wired
 
         settings = Settings()
         async with wired(settings) as parts:
-            known = (await parts.store.get_many([job])).get(job)
-            org = known.org_id if known else settings.org  # storage alone is looked into by organisation
-            return await verify_with_store(parts.store, parts.storage, org, job, deep=not quick)
+            whose = org or await owner(parts.store, parts.storage, job, settings.org)
+            return await verify_with_store(parts.store, parts.storage, whose, job, deep=not quick)
 
     with told(as_json):
         report = asyncio.run(work())

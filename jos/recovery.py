@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import orjson
-from pydantic import BaseModel, ValidationError
+import structlog
+from pydantic import ValidationError
 
 from jos import archive, removal
 from jos.core import lifecycle, rebuild, standing
-from jos.core.errors import JosError, NotFound, StorageUnavailable, StoreUnavailable
-from jos.core.model import InputStatus, Job, JobSpec, ProgressDraft, job_folder
+from jos.core.errors import JosError, NotFound, StaleAttempt, StorageUnavailable, StoreUnavailable
+from jos.core.model import InputState, InputStatus, Job, JobSpec, Model, ProgressDraft, job_folder
 from jos.core.standing import Replay
 from jos.storage.base import Storage
 from jos.storage.log import CommitLog
 from jos.store.keys import ApiKey, ApiKeys
 from jos.store.pipelines import PipelineRecord, Pipelines
+from jos.store.records import Mirror
 from jos.store.redis import Store
 
 AT_ONCE = 8  # jobs being read at one time
@@ -34,7 +37,9 @@ KEYS = "system/keys/"
 PIPELINES = "system/pipelines/"
 PLATFORM = "platform"  # in place of an organisation, for a pipeline that belongs to none
 
-M = TypeVar("M", bound=BaseModel)
+log = structlog.get_logger()
+
+M = TypeVar("M", bound=Model)
 
 
 class Recoverable(Protocol):
@@ -113,6 +118,55 @@ def _pipeline_key(org_id: str | None, key: str, version: str) -> str:
     return f"{PIPELINES}{org_id or PLATFORM}/{key}/{version}.json"
 
 
+# --- a job whose last driver died ---------------------------------------------------------------------
+
+
+async def put_away(store: Store, storage: Storage, job: Job, *, everything: bool) -> archive.Archived:
+    """jos.archive.archive, after what the last driver of a job that is over committed and could not tell."""
+    if everything and job.attempt is not None and job.attempt.ended_by == "DriverGone":
+        try:
+            _, replay = await asyncio.to_thread(read_job, storage, job.org_id, job.id)
+        except StorageUnavailable:
+            raise
+        except (JosError, ValueError, KeyError, TypeError, AttributeError) as error:  # `jos verify` says what is wrong
+            log.warning("the log of a job could not be read", job=job.id, error=str(error))
+        else:
+            await _tell(store, job, job.attempt.token, replay)
+    return await archive.archive(store, storage, job, everything=everything)
+
+
+async def _tell(store: Store, job: Job, token: str, replay: Replay) -> None:
+    """Tells the store, in place of the attempt's dead driver, which inputs and outputs the log has beyond it."""
+    known = await store.inputs(job.id)
+    listed = {output.id for output in await store.outputs(job.id)}
+    models = {one.id for one in await store.checkpoints(job.id)}
+    inputs = _news(replay.states(), known)
+    outputs = [output for output in replay.outputs() if output.id not in listed]
+    checkpoints = [one for one in replay.checkpoints() if one.id not in models]
+    if not (inputs or outputs or checkpoints):
+        return
+    number = await store.last_seq(job.id, token) + 1
+    told = Mirror(token, number, datetime.now(UTC), inputs=inputs, outputs=outputs, checkpoints=checkpoints)
+    with suppress(StaleAttempt):  # retried meanwhile: the next attempt tells it
+        await store.mirror(job.id, told)
+
+
+def _news(states: Iterable[InputState], known: Mapping[str, InputState]) -> list[InputState]:
+    """Those that the store has otherwise; inputs that are over now come after those that were."""
+    rank = max((state.step or 0 for state in known.values()), default=0)
+    found = []
+    for state in sorted(states, key=lambda state: state.step or 0):
+        was = known.get(state.input_id, InputState(input_id=state.input_id, status=InputStatus.PENDING))
+        begun = was.status is InputStatus.PROCESSING and state.status is InputStatus.PENDING
+        if begun or state.model_copy(update={"step": was.step, "completed_at": was.completed_at}) == was:
+            continue
+        if state.step is not None:
+            rank = rank if was.step else rank + 1
+            state = state.model_copy(update={"step": was.step or rank})
+        found.append(state)
+    return found
+
+
 # --- the walk -----------------------------------------------------------------------------------------
 
 
@@ -173,7 +227,7 @@ class _Recovery:
         records: list[M] = []
         for stat in await asyncio.to_thread(lambda: list(self.storage.list(prefix))):
             try:
-                records.append(model.model_validate_json(await asyncio.to_thread(self.storage.read, stat.key)))
+                records.append(model.stored(await asyncio.to_thread(self.storage.read, stat.key)))
             except ValidationError as error:
                 self.problem(f"{self.storage.location(stat.key)} cannot be read: {_first(error)}")
             except NotFound:
@@ -221,7 +275,7 @@ class _Recovery:
         if not await asyncio.to_thread(self._has_request, org_id, job_id):
             await self._leave(job_folder(org_id, job_id))
             return
-        spec, replay = await asyncio.to_thread(self._read, org_id, job_id)
+        spec, replay = await asyncio.to_thread(read_job, self.storage, org_id, job_id)
         if await removal.marked(self.store.connection, org_id, job_id) or spec.created_at > self.now:
             return  # it is being deleted or created at this moment
         end = await asyncio.to_thread(archive.end_of, self.storage, org_id, job_id)
@@ -245,20 +299,6 @@ class _Recovery:
             self.found.notes.append(f"{where} is missing: no job is made of the rest.")
             self.report(f"note: {self.found.notes[-1]}")
 
-    def _read(self, org_id: str, job_id: str) -> tuple[JobSpec, Replay]:
-        folder = job_folder(org_id, job_id)
-        try:
-            spec = JobSpec.model_validate_json(self.storage.read(f"{folder}job.json"))
-        except ValidationError as error:
-            raise JosError(f"{self.storage.location(folder + 'job.json')} cannot be read: {_first(error)}") from error
-        if (spec.org_id, spec.id) != (org_id, job_id):
-            raise JosError(f"{self.storage.location(folder + 'job.json')} is that of {spec.org_id}/{spec.id}.")
-        stored = read_plans(self.storage, folder)
-        replay = Replay(spec, standing.plans_of(stored, 0))
-        ledger = CommitLog.open(self.storage, folder, replay.see).ledger
-        replay.ledger, replay.plans = ledger, standing.plans_of(stored, ledger.retry)
-        return spec, replay
-
     async def _write(self, job: Job, spec: JobSpec, replay: Replay, end: archive.End | None) -> bool:
         archived = [
             await asyncio.to_thread(archive.archived_until, self.storage, job.org_id, job.id, name)
@@ -276,6 +316,22 @@ class _Recovery:
             event_count=max(events, end.events if end else 0),
             progress_count=max(progress, end.progress if end else 0),
         )
+
+
+def read_job(storage: Storage, org_id: str, job_id: str) -> tuple[JobSpec, Replay]:
+    """Its request, and all that its log says. Raises JosError that names what cannot be read."""
+    folder = job_folder(org_id, job_id)
+    try:
+        spec = JobSpec.stored(storage.read(f"{folder}job.json"))
+    except ValidationError as error:
+        raise JosError(f"{storage.location(folder + 'job.json')} cannot be read: {_first(error)}") from error
+    if (spec.org_id, spec.id) != (org_id, job_id):
+        raise JosError(f"{storage.location(folder + 'job.json')} is that of {spec.org_id}/{spec.id}.")
+    stored = read_plans(storage, folder)
+    replay = Replay(spec, standing.plans_of(stored, 0))
+    ledger = CommitLog.open(storage, folder, replay.see).ledger
+    replay.ledger, replay.plans = ledger, standing.plans_of(stored, ledger.retry)
+    return spec, replay
 
 
 def read_plans(storage: Storage, folder: str) -> dict[int, list[dict[str, Any]]]:

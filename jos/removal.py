@@ -103,17 +103,19 @@ class Removals:
         except Conflict:  # it was retried meanwhile
             await connection.commands([("ZREM", MARKS, name), ("DEL", _GRAVE + job.id)])
             raise
-        task = asyncio.create_task(self._sweep(job.org_id, job.id, name), name=f"remove {job.id}")
+        task = asyncio.create_task(self._sweep(job.org_id, job.id), name=f"remove {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(task), _PATIENCE)
 
-    async def _sweep(self, org_id: str, job_id: str, mark: str) -> None:
+    async def _sweep(self, org_id: str, job_id: str) -> None:
         try:
+            # again: the deletion may have waited for Redis until the first mark looked like that of a dead process
+            name = await mark(self._store.connection, org_id, job_id)
             await self._release(org_id, job_id)
             await asyncio.to_thread(self._empty, job_folder(org_id, job_id))
-            await self._store.connection.command("ZREM", MARKS, mark)
+            await self._store.connection.command("ZREM", MARKS, name)
         except JosError as error:  # the mark stays
             log.warning("the folder of a deleted job could not be removed yet", job=job_id, error=str(error))
 
@@ -146,11 +148,11 @@ class Removals:
     async def go_on(self) -> None:
         """With deletions that whoever began them did not end."""
         before = int(datetime.now(UTC).timestamp() - _PATIENCE)
-        for mark in await self._store.connection.command("ZRANGEBYSCORE", MARKS, "-inf", before):
-            org_id, _, job_id = mark.decode().partition(" ")
+        for name in await self._store.connection.command("ZRANGEBYSCORE", MARKS, "-inf", before):
+            org_id, _, job_id = name.decode().partition(" ")
             try:
                 await self._store.get(job_id)
             except NotFound:
-                await self._sweep(org_id, job_id, mark.decode())
+                await self._sweep(org_id, job_id)
             else:  # killed between the mark and the deletion of the record: the job was never deleted
-                await self._store.connection.command("ZREM", MARKS, mark)
+                await self._store.connection.command("ZREM", MARKS, name)

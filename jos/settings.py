@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     pass_env: str = Field(
         default="",
         description="names of variables that are passed to drivers on a cluster not JOS's own, separated by commas; "
-        "their values can be seen in the Ray dashboard",
+        "their values can be seen in the Ray dashboard; `jos up` adds those that drivers need and that hold no secret, "
+        "but for names with a minus before them",
     )
     controller_host: str = Field(default="127.0.0.1", description="where the controller's /metrics and /healthz listen")
     controller_port: int = Field(default=0, description="their port; 0: they are not served")

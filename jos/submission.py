@@ -95,11 +95,11 @@ async def enter(spec: JobSpec, store: Store, storage: Storage, queue: str | None
     key = f"{job_folder(spec.org_id, spec.id)}job.json"
     if not await asyncio.to_thread(storage.create, key, spec.model_dump_json(indent=1, by_alias=True).encode()):
         # an id of the caller's own, whose record was lost or is being made: what is there is what will run
-        spec = JobSpec.model_validate_json(await asyncio.to_thread(storage.read, key))
+        spec = JobSpec.stored(await asyncio.to_thread(storage.read, key))
     made = lifecycle.new_job(spec, datetime.now(UTC))
     return await store.create(made.job, list(made.events))
 
 
 async def load_spec(job: Job, storage: Storage) -> JobSpec:
     data = await asyncio.to_thread(storage.read, f"{job_folder(job.org_id, job.id)}job.json")
-    return JobSpec.model_validate_json(data)
+    return JobSpec.stored(data)

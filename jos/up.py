@@ -2,7 +2,7 @@
 them alive, and ends them in order: first what gives out work, then the drivers (they commit what is in hand and leave),
 then the rest. What was running goes on at the next start.
 
-May import: everything below the command line but the engine. Tests: tests/unit/test_up.py, tests/e2e/test_up.py.
+May import: everything below the command line but the engine. Tests: tests/unit/test_up_rules.py, tests/e2e/test_up.py.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ from typing import Any
 import httpx2
 
 from jos import profiles
+from jos.controller import leadership
 from jos.core.errors import ComputeFailed, Conflict, JosError
-from jos.launch import ray_head
+from jos.launch import outside, ray_head
 from jos.settings import Settings
-from jos.store import embedded
+from jos.store import embedded, lease
+from jos.store.connection import Connection
+from jos.store.redis import Store
 from jos.up_child import Child, Tell, free_port
 
 READY_SECONDS = 120.0
 DRAIN_SECONDS = 45.0
+TAKEOVER_SECONDS = 1.5  # a controller that waits for the lease asks for it each second
 LOOK = 0.1
+LEAD_EVERY, LEADERLESS = 5.0, 12  # seconds between looks at who leads; so many in a row that find nobody: it hangs
+LOOK_SECONDS = 3.0  # that such a look may take
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class Service:
     own_ray: bool = False
     dashboard: str = ""
     ray_looked: float = 0.0
+    lead_looked: float = 0.0
+    leaderless: int = 0  # looks in a row that found no controller in the lead
 
     def __post_init__(self) -> None:
         self.settings = self.options.settings
@@ -110,13 +118,11 @@ class Service:
         port = free_port(host, self.options.port or settings.api_port, self.options.port is not None)
         if port != (self.options.port or settings.api_port):
             self.tell(f"port {settings.api_port} is taken, so the API listens on {port}")
-        self.settings = settings = settings.model_copy(update={"api_port": port})
+        self.settings = settings = settings.model_copy(update={"api_port": port, **self._outside()})
         if settings.redis_url is None:
             embedded.ensure(settings.redis_dir)
-        first_key = asyncio.run(_first_key(settings))
+        asyncio.run(_prove(settings))
         url = _url(host, port)
-        if first_key is not None:
-            profiles.save(settings, profiles.LOCAL, url, first_key, default=False)
         self.api = self._child("api", "api")
         self.api.start()
         self._start_ray()
@@ -127,10 +133,23 @@ class Service:
         self.controller.start()
         if not self._await_ready(url, stop):
             return None
+        first_key = asyncio.run(_first_key(settings))  # now: of a start that fails nobody would see it
+        if first_key is not None:
+            profiles.save(settings, profiles.LOCAL, url, first_key, default=False)
         _keep_url(settings, url)
         server = {"url": url, "pid": os.getpid(), "redis_url": settings.redis_url, "dashboard": self.dashboard}
         (settings.home_dir / profiles.SERVER).write_text(json.dumps(server))
         return Ready(url, settings.home_dir, first_key)
+
+    def _outside(self) -> dict[str, Any]:
+        """What is set otherwise where drivers run on a Ray that is not ours. Raises BadRequest if they cannot work."""
+        settings, dashboard = self.settings, self.options.ray_dashboard
+        if dashboard is None:
+            return {}
+        passed = outside.passed_names(settings, dashboard)
+        if missing := outside.secrets_to_have(settings):
+            self.tell(f"the Ray cluster's own environment must hold {' and '.join(missing)}, which are not passed on")
+        return {"pass_env": passed, "home": settings.home_dir, "storage": settings.storage_url}
 
     def _child(self, name: str, command: str) -> Child:
         program = [sys.executable, "-m", "jos.cli", command]
@@ -172,6 +191,19 @@ class Service:
         if self.own_ray and self.controller is not None and now - self.ray_looked > 5:
             self._look_at_ray()
             self.ray_looked = time.monotonic()
+        if self.controller is not None and now - self.lead_looked > LEAD_EVERY:
+            self._look_at_lead(self.controller)
+            self.lead_looked = time.monotonic()
+
+    def _look_at_lead(self, controller: Child) -> None:
+        """A controller that works takes a free lease within a second, so one that leaves it free for long hangs.
+        Looks are counted, not seconds: this machine may have slept."""
+        free = controller.running and asyncio.run(_nobody_leads(self.settings))
+        self.leaderless = self.leaderless + 1 if free else 0
+        if self.leaderless >= LEADERLESS:
+            self.leaderless = 0
+            self.tell("controller hangs: it does not lead, and nobody else does; it is ended")
+            controller.kill()  # and started again as one that died
 
     def _look_at_ray(self) -> None:
         """Ray came to its end: a new head has other ports, so the controller is started anew too."""
@@ -202,13 +234,13 @@ class Service:
             if self.api is not None:
                 steps.callback(self.api.stop)
             if self.controller is not None:
-                if self.own_ray or self.settings.redis_url is None:
-                    steps.callback(self._drain)
+                steps.callback(self._drain)
                 steps.callback(self.controller.stop)
 
     def _drain(self) -> None:
         try:
-            left = asyncio.run(drain(self.settings, self.dashboard))
+            shared = not self.own_ray and self.settings.redis_url is not None
+            left = asyncio.run(drain(self.settings, self.dashboard, shared=shared))
         except JosError as error:
             self.tell(f"the drivers could not be asked to leave: {error}")
             return
@@ -234,8 +266,15 @@ def _keep_url(settings: Settings, url: str) -> None:
         profiles.save(settings, profiles.LOCAL, url, local.api_key, default=False)
 
 
+async def _prove(settings: Settings) -> None:
+    """Raises what is wrong with store or storage."""
+    from jos.wiring import wired
+
+    async with wired(settings):
+        pass
+
+
 async def _first_key(settings: Settings) -> str | None:
-    """Proves store and storage on the way."""
     from jos.api.auth import bootstrap
     from jos.recovery import save_key
     from jos.store.keys import ApiKeys
@@ -259,8 +298,9 @@ def _missing(client: httpx2.Client, url: str) -> str | None:
     return "; ".join(wrong) or None
 
 
-async def drain(settings: Settings, dashboard: str) -> int:
-    """Asks every driver to leave and waits until they have; how many jobs were at work."""
+async def drain(settings: Settings, dashboard: str, *, shared: bool = False) -> int:
+    """Asks every driver to leave and waits until they have; how many jobs were at work. `shared`: other controllers may
+    work on this Redis; if one leads now, the drivers are its own."""
     from jos.launch.ray_jobs import WARM, RayJobs
     from jos.store.drivers import Drivers
     from jos.wiring import wired
@@ -268,6 +308,8 @@ async def drain(settings: Settings, dashboard: str) -> int:
     async with wired(settings) as parts:
         launcher = RayJobs(dashboard, Drivers(parts.store.connection), parts.storage.url)
         try:
+            if shared and await _another_leads(parts.store.connection):
+                return 0
             active = await parts.store.active()
             holding = [j for j in active if j.holds_capacity]
             at_work = [j for j in holding if not j.status.terminal]
@@ -288,6 +330,25 @@ async def drain(settings: Settings, dashboard: str) -> int:
         finally:
             await launcher.close()
         return len(at_work)
+
+
+async def _nobody_leads(settings: Settings) -> bool:
+    """Whether the lease is surely free. A Redis that is away says nothing about the controller."""
+    try:
+        async with asyncio.timeout(LOOK_SECONDS), await Store.open(settings.redis_url, settings.redis_dir) as store:
+            return await lease.holder(store.connection, leadership.NAME) is None
+    except (JosError, TimeoutError):
+        return False
+
+
+async def _another_leads(connection: Connection) -> bool:
+    """After ours has let go of the lease; whoever waited for it takes it within a second."""
+    deadline = time.monotonic() + TAKEOVER_SECONDS
+    while time.monotonic() < deadline:
+        if await lease.holder(connection, leadership.NAME) is not None:
+            return True
+        await asyncio.sleep(LOOK)
+    return False
 
 
 def run(options: Options, tell: Tell, ready: Callable[[Ready], object]) -> None:

@@ -1,12 +1,14 @@
 """The processes of `jos up`: started, started again with back-off when they die, ended with their parent; and the
 choice of a port.
 
-May import: stdlib, jos.core.errors. Tests: tests/unit/test_up.py, tests/e2e/test_up.py.
+May import: stdlib, jos.core.errors. Tests: tests/unit/test_up_rules.py, tests/e2e/test_up.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +21,7 @@ from pathlib import Path
 from jos.core.errors import BadRequest, Conflict
 
 STOP_SECONDS = 25.0  # the API gives requests 20
+LOG_BYTES = 64 << 20  # a log that has grown so long becomes the old one, of which one is kept
 CALM = 60.0  # a child that lived so long begins its back-off anew
 PORTS = 50  # tried, from the wanted one on
 CHILD = "JOS_CHILD"  # set for children: they end when their standard input does, that is with their parent
@@ -80,7 +83,8 @@ class Child:
         self.born, self.again_at = time.monotonic(), None
 
     def look(self, now: float, tell: Tell) -> None:
-        """Starts it again if it is dead and its back-off has passed."""
+        """Starts it again if it is dead and its back-off has passed. Keeps its log short."""
+        self._turn_log()
         if self.again_at is not None:
             if now >= self.again_at:
                 self.start()
@@ -94,6 +98,23 @@ class Child:
         wait = backoff(self.deaths)
         self.again_at = now + wait
         tell(f"{self.name} ended with code {self.process.returncode}; starting it again in {wait:g} s ({self.log})")
+
+    def _turn_log(self) -> None:
+        """Copied and cut, for the child goes on writing into the file that it has; what it writes in between is lost.
+        It appends, so the file begins anew."""
+        with contextlib.suppress(OSError):  # e.g. a full disk: the log matters less than the service
+            if self.log.stat().st_size > LOG_BYTES:
+                shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+                os.truncate(self.log, 0)
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.again_at is None and self.process.poll() is None
+
+    def kill(self) -> None:
+        """At once; `look` starts it again."""
+        if self.process is not None:
+            self.process.kill()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         process, self.process, self.again_at = self.process, None, None

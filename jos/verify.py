@@ -17,13 +17,13 @@ from jos import archive
 from jos.core import standing
 from jos.core.errors import JosError, NotFound
 from jos.core.ledger import Blob, Finished, InputLedger
-from jos.core.model import InputState, InputStatus, Job, Output, Status
+from jos.core.model import InputState, InputStatus, Job, Output, Status, job_folder
 from jos.core.rebuild import later_claims
 from jos.storage.base import Storage
 from jos.store.redis import Store
 from jos.verify_log import AT_ONCE, LogCheck, Problem, Progress, Report
 
-__all__ = ["Problem", "Progress", "Report", "Told", "told_by", "verify", "verify_with_store"]
+__all__ = ["Problem", "Progress", "Report", "Told", "owner", "told_by", "verify", "verify_with_store"]
 
 PIECE = 8 << 20  # bytes read at once of a large object
 NAMED = 20  # orphans that are named; the rest is counted
@@ -67,6 +67,22 @@ def verify(
         check.record(told)
     check.orphans()
     return check.report
+
+
+async def owner(store: Store, storage: Storage, job_id: str, likely: str) -> str:
+    """The organisation of a job, by the store or else by the folder that it has in storage. Raises NotFound."""
+    known = (await store.get_many([job_id])).get(job_id)
+    if known is not None:
+        return known.org_id
+
+    def search() -> str | None:
+        orgs = (likely, *storage.folders(""))
+        return next((org for org in orgs if next(storage.list(job_folder(org, job_id)), None) is not None), None)
+
+    found = await asyncio.to_thread(search)
+    if found is None:
+        raise NotFound(f"Neither Redis nor {storage.url} has anything of a job {job_id}.")
+    return found
 
 
 async def verify_with_store(store: Store, storage: Storage, org_id: str, job_id: str, *, deep: bool = True) -> Report:

@@ -92,7 +92,7 @@ class LogCheck:
             self.problem("job.json", "is missing")
             return
         try:
-            self.spec = JobSpec.model_validate_json(data)
+            self.spec = JobSpec.stored(data)
         except ValidationError as error:
             self.problem("job.json", f"cannot be read: {error.errors()[0]['msg']}")
             return

@@ -14,7 +14,7 @@ from functools import partial
 
 import structlog
 
-from jos import archive
+from jos import recovery
 from jos.controller.controller import Controller, Duties
 from jos.controller.metrics import serve
 from jos.core.errors import BadRequest, JosError
@@ -51,7 +51,7 @@ async def _run(parts: Wired, launcher: Launcher, config: QueueConfig) -> None:
     settings = parts.settings
     days = settings.job_retention_days
     duties = Duties(
-        archive=partial(archive.archive, parts.store, parts.storage),
+        archive=partial(recovery.put_away, parts.store, parts.storage),
         sweeps=[("files", Files(parts.store, parts.storage).prune)],
         streams_kept=timedelta(hours=settings.stream_hours),
         jobs_kept=None if days is None else timedelta(days=days),

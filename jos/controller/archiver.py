@@ -8,7 +8,7 @@ May import: jos.controller, jos.archive, jos.removal, jos.store. Tests: tests/in
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -36,8 +36,17 @@ class Archive(Protocol):
 
 
 class Archiver:
-    def __init__(self, store: Store, view: View, archive: Archive, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        view: View,
+        archive: Archive,
+        metrics: Metrics,
+        ended: Callable[[Job], Awaitable[None]] | None = None,
+    ) -> None:
+        """`ended` hears of each job that is over, perhaps more than once."""
         self._store, self._view, self._archive, self._metrics = store, view, archive, metrics
+        self._ended = ended
         self._chores = Chores(store.connection)
         self._pieces_at: datetime | None = None
         self._saved: dict[str, tuple[int, int]] = {}  # of jobs that run: events and progress that are in chunks
@@ -78,6 +87,8 @@ class Archiver:
             return await self._chores.forget_due(job_id)
         failure: Exception | None = None
         try:
+            if self._ended is not None:
+                await self._ended(job)
             await self._archive(job, everything=True)
         except Exception as error:  # a job that cannot be archived keeps no other one waiting
             failure = error

@@ -183,6 +183,6 @@ class Controller:
             ("warmer", Warmer(self._launcher, lookout, duties.warm_drivers).step, paces.warm),
         ]
         if duties.archive is not None:
-            archiver = Archiver(store, view, duties.archive, metrics)
+            archiver = Archiver(store, view, duties.archive, metrics, meter.ended)
             loops.append(("archiver", lambda: archiver.step(datetime.now(UTC)), paces.archive))
         return loops

@@ -39,6 +39,8 @@ class Metrics:
         self.utilisation = gauge("index_utilisation", "The share of time that indexes compute, 0 to 1.")
         self.granted = gauge("indexes_granted", "Indexes that running jobs may use.")
         self.admitted = Counter("jos_admissions", "Attempts admitted.", ["queue"], registry=registry)
+        self.done = Counter("jos_tasks", "Tasks committed, of all jobs together.", registry=registry)
+        self.commits = Counter("jos_commits", "Spans of tasks written to commit logs.", registry=registry)
         self.preempted = Counter("jos_preemptions", "Attempts told to leave for another job.", registry=registry)
         self.gone = Counter("jos_drivers_lost", "Attempts whose driver left without a last word.", registry=registry)
         self.errors = Counter("jos_loop_errors", "Failed steps of the controller's loops.", ["loop"], registry=registry)

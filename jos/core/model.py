@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,12 @@ Json = dict[str, Any]
 
 class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def stored(cls, data: bytes | str) -> Self:
+        """From JSON that JOS itself wrote. A newer JOS may have written fields that this one does not know: what
+        people write is held to the letter, what a replica of the next version writes is not."""
+        return cls.model_validate_json(data, extra="ignore")
 
 
 class Status(StrEnum):

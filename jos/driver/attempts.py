@@ -70,8 +70,15 @@ async def run_admitted(
     try:
         taken = Taken(token, name, platform.node(), os.getpid())
         job = await wired.store.transact(job_id, taken, datetime.now(UTC))
-    except (StaleAttempt, NotFound) as error:
+    except StaleAttempt as error:
         return Outcome(Ending.FENCED, str(error))
+    except NotFound as error:
+        asked = f"{wired.store.connection.name}; the storage is {wired.storage.url}"
+        return Outcome(
+            Ending.FENCED,
+            f"{error} This driver asked {asked}. If the controller has others, the environment of drivers is not the "
+            "controller's (JOS_PASS_ENV).",
+        )
     if not job.holds_capacity:  # a repeat of an order that was carried out
         return Outcome(Ending.FENCED, f"this attempt of job {job_id} is over")
     if job.status not in (Status.ADMITTED, Status.RUNNING) or leave.event.is_set():

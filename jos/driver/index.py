@@ -125,7 +125,7 @@ class Index:
 
     def __init__(self, config: IndexConfig) -> None:
         self.config = config
-        self.spec = JobSpec.model_validate_json(config.spec_json)
+        self.spec = JobSpec.stored(config.spec_json)
         self.storage = open_storage(config.storage_url)
         self.events: list[WorkerEvent] = []
         self.stopping = threading.Event()

@@ -2,7 +2,7 @@
 
 Everything told here is in the commit log first. Batches are numbered, so that a batch whose reply was lost is not
 told twice; while Redis is away the driver goes on working and this keeps what is to be told (progress thinned out).
-May import: jos.core, jos.store. Tests: tests/unit/test_mirror.py, tests/integration/test_driver.py.
+May import: jos.core, jos.store, jos.removal. Tests: tests/unit/test_mirror.py, tests/integration/test_driver.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 import structlog
 
+from jos import removal
 from jos.core import standing
-from jos.core.errors import NotFound, StaleAttempt, StoreUnavailable
+from jos.core.errors import JosError, NotFound, StaleAttempt, StoreUnavailable
 from jos.core.ledger import STEPS, Commit, Entry, Finished, InputLedger, Ledger
 from jos.core.model import (
     Checkpoint,
@@ -97,6 +98,7 @@ class Mirror:
     said: set[tuple[str, str]] = field(default_factory=set)
     began: float | None = None  # monotonic; when the first work was given out
     done_before: int = 0  # tasks that earlier attempts committed
+    commits_before: int = 0
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     away: str | None = None  # why Redis cannot be reached, while it cannot
 
@@ -201,7 +203,7 @@ class Mirror:
                     self.begun.add(ordinal)
                 # a retry opened it again, or it is as finished as it was
                 self.completed += state.step is not None and self.input_state(ordinal).status is state.status
-        self.done_before = self.ledger.tasks_done
+        self.done_before, self.commits_before = self.ledger.tasks_done, self.ledger.commits
         for ordinal, one in self.ledger.inputs.items():
             if ordinal in self.plans:
                 self.outputs.extend(self.output(f) for _, f in sorted(one.finished.items()))
@@ -235,6 +237,7 @@ class Mirror:
             "tasks_per_second": round(rate, 1),
             "seconds_left": round((total - done) / rate, 1) if rate > 0 and planned else None,
             "storage_waits": self.away,
+            "attempt": {"tasks": done - self.done_before, "commits": self.ledger.commits - self.commits_before},
             "indexes": {str(i): vars(line).copy() for i, line in sorted(self.lines.items())},
         }
 
@@ -315,12 +318,26 @@ class Mirror:
                 if self.away:
                     log.info("redis is back", job=self.spec.id)
                 self.away = None
-            except (StoreUnavailable, NotFound) as error:  # away, or come back empty
-                if self.away is None:
-                    log.warning("redis is away; the job goes on", job=self.spec.id, error=str(error))
-                self.away = str(error)
-                del self.progress[:-KEEP_PROGRESS]
+            except NotFound as error:
+                if await self._deleted():
+                    self.stale()
+                    return
+                self._note_away(error)  # come back empty
+            except StoreUnavailable as error:
+                self._note_away(error)
             except StaleAttempt:
                 self.stale()
                 return
             await asyncio.sleep(EVERY)
+
+    async def _deleted(self) -> bool:
+        try:
+            return await removal.deleted(self.store.connection, self.spec.id)
+        except StoreUnavailable:
+            return False
+
+    def _note_away(self, error: JosError) -> None:
+        if self.away is None:
+            log.warning("redis is away; the job goes on", job=self.spec.id, error=str(error))
+        self.away = str(error)
+        del self.progress[:-KEEP_PROGRESS]

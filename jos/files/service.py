@@ -297,7 +297,7 @@ class Files:
         """None for what was never registered, or is half removed."""
         try:
             raw = self._storage.read(f"{rules.file_folder(org_id, uid)}file.json")
-            file = File.model_validate_json(raw)
+            file = File.stored(raw)
             num_bytes, fingerprint = stat_input(self._storage.location(file.key))
         except (NotFound, ValidationError):
             return None
@@ -320,7 +320,7 @@ class Files:
     async def _mark_again(self, job: Job) -> None:
         try:
             raw = await asyncio.to_thread(self._storage.read, f"{job_folder(job.org_id, job.id)}job.json")
-            spec = JobSpec.model_validate_json(raw)
+            spec = JobSpec.stored(raw)
         except (NotFound, ValidationError):  # not a job of this storage, or one that cannot run
             return
         urls = " ".join(source.url for source in spec.inputs)

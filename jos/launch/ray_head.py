@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import hmac
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,7 +27,7 @@ from pathlib import Path
 
 from jos.core.errors import ComputeFailed
 
-STATE, LOG, LOCK = "head.json", "head.log", "head.lock"
+STATE, LOG, LOCK, KEY = "head.json", "head.log", "head.lock", "head.key"
 START_SECONDS = 90.0
 STOP_SECONDS = 5.0  # after that nothing of it is waited for: what jobs did is in their logs
 PROC = Path("/proc")  # Linux; elsewhere `ps` is asked
@@ -41,6 +43,9 @@ ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",  # warm drivers ask for what they need (jos.driver.cluster.prestart)
 }
 
+_TELLING = ("JOS_", "AWS_", "GOOGLE_", "PYTHONPATH")
+# they are of API and controller alone, and a port differs when another program has the usual one
+_OF_EACH_START = ("JOS_API_HOST", "JOS_API_PORT", "JOS_RAY_DASHBOARD", "JOS_CONTROLLER_HOST", "JOS_CONTROLLER_PORT")
 
 _children: list[subprocess.Popen[bytes]] = []  # heads that this process started
 
@@ -52,6 +57,7 @@ class RayHead:
     pid: int  # of `ray start --block`, which leads a process group of its own
     started: str  # what tells that process from a later one with its number
     folder: str  # Ray's sessions and their logs
+    given: str = ""  # a digest of the settings that its drivers have
 
 
 def find(home: Path) -> RayHead | None:
@@ -67,14 +73,14 @@ def alive(home: Path) -> bool:
 
 
 def start(home: Path, environment: Mapping[str, str], cpus: int | None = None) -> RayHead:
-    """The head of this home: the one that lives, else a new one with `environment` (JOS_…) for its drivers.
-    Raises ComputeFailed with the end of Ray's log."""
+    """The head of this home: the one that lives and has the same `environment` (JOS_…, AWS_… and the like) for its
+    drivers, else a new one. Raises ComputeFailed with the end of Ray's log."""
     folder = home / "ray"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two `jos up` of one home at once
         head = find(home)
-        if head is None:
+        if head is None or head.given != _digest(folder, _environment(environment)):
             stop(home)
             head = _start(folder, environment, cpus)
         return head
@@ -112,17 +118,25 @@ def _start(folder: Path, environment: Mapping[str, str], cpus: int | None) -> Ra
     command += [f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--temp-dir={sessions}", "--disable-usage-stats"]
     command += ["--log-style=record", *([f"--num-cpus={cpus}"] if cpus is not None else [])]
+    given = _environment(environment)
     with (folder / LOG).open("wb") as out:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env=_environment(environment),
+            env=given,
             cwd=folder,
             start_new_session=True,
         )
-    head = RayHead(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{board}", process.pid, _started(process.pid), str(sessions))
+    head = RayHead(
+        f"127.0.0.1:{gcs}",
+        f"http://127.0.0.1:{board}",
+        process.pid,
+        _started(process.pid),
+        str(sessions),
+        _digest(folder, given),
+    )
     _children.append(process)
     _write(folder, head)  # at once, so that a start that is cut off is cleaned up by the next
     up = _wait(lambda: process.poll() is not None or _answers(head.dashboard), START_SECONDS)
@@ -137,6 +151,16 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("JOS_") and k != "RAY_ADDRESS"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # drivers run `python`: this one
     return {**inherited, **ENVIRONMENT, "PATH": path, **settings}
+
+
+def _digest(folder: Path, environment: Mapping[str, str]) -> str:
+    """Of the variables that change what drivers do. Keyed, so that nobody can try passwords on it who sees only it."""
+    path = folder / KEY
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_bytes(secrets.token_bytes(32))
+    told = {k: v for k, v in environment.items() if k.startswith(_TELLING) and k not in _OF_EACH_START}
+    return hmac.new(path.read_bytes(), json.dumps(told, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
 def _short_folder(folder: Path) -> Path:

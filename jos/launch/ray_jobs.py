@@ -183,7 +183,7 @@ class RayJobs:
 
 
 def passed_environment(names: str) -> dict[str, str]:
-    """The variables of JOS_PASS_ENV, comma-separated, that are set here."""
+    """The variables of JOS_PASS_ENV, comma-separated, that are set here; those with a minus before them never are."""
     wanted = (name.strip() for name in names.split(","))
     return {name: os.environ[name] for name in wanted if name in os.environ}
 

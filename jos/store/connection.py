@@ -96,6 +96,11 @@ class Connection:
             raise
         return connection
 
+    @property
+    def name(self) -> str:
+        """Which server this is, for people; holds no password."""
+        return self._name
+
     async def command(self, *parts: Argument) -> Any:
         """The reply to one command."""
         return await self._run(lambda: self._redis.execute_command(*parts))  # type: ignore[no-untyped-call]

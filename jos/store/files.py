@@ -303,4 +303,4 @@ R = TypeVar("R", bound=Record)
 
 def _load(kind: type[R], raw: bytes | None) -> R | None:
     """None for a record that there is not."""
-    return None if raw is None else kind.model_validate_json(raw).model_copy(update={"raw": raw.decode()})
+    return None if raw is None else kind.stored(raw).model_copy(update={"raw": raw.decode()})

@@ -57,7 +57,7 @@ class ApiKeys:
         record = await self._connection.command("HGET", KEYS, hashed)
         if record is None:
             return None
-        key = ApiKey.model_validate_json(record)
+        key = ApiKey.stored(record)
         return key if hmac.compare_digest(key.hash, hashed) else None
 
     async def get(self, key_id: str) -> ApiKey | None:
@@ -66,7 +66,7 @@ class ApiKeys:
     async def list(self, org_id: str | None) -> list[ApiKey]:
         """Oldest first; `org_id` None: of all organisations."""
         records = await self._connection.command("HVALS", KEYS)
-        keys = [ApiKey.model_validate_json(record) for record in records]
+        keys = [ApiKey.stored(record) for record in records]
         return sorted((key for key in keys if org_id in (None, key.org_id)), key=lambda key: key.id)
 
     async def revoke(self, key_id: str) -> bool:

@@ -40,17 +40,17 @@ class Pipelines:
         """As an organisation sees it: its own first, then the platform's."""
         owners = [None] if org_id is None else [org_id, None]
         found = await self._connection.command("HMGET", PIPELINES, *(_place(owner, key, version) for owner in owners))
-        return next((PipelineRecord.model_validate_json(record) for record in found if record is not None), None)
+        return next((PipelineRecord.stored(record) for record in found if record is not None), None)
 
     async def all(self) -> list[PipelineRecord]:
         """Of every organisation: for backups and administrators."""
         found = await self._connection.command("HVALS", PIPELINES)
-        return sorted((PipelineRecord.model_validate_json(record) for record in found), key=lambda record: record.place)
+        return sorted((PipelineRecord.stored(record) for record in found), key=lambda record: record.place)
 
     async def list(self, org_id: str | None) -> list[PipelineRecord]:
         """All that an organisation sees; `org_id` None: the platform's alone. By key and version."""
         found = await self._connection.command("HVALS", PIPELINES)
-        records = [PipelineRecord.model_validate_json(record) for record in found]
+        records = [PipelineRecord.stored(record) for record in found]
         seen = [record for record in records if record.org_id in (None, org_id)]
         return sorted(seen, key=lambda record: (record.pipeline.pipeline_key, _version(record), record.org_id or ""))
 

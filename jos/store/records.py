@@ -98,15 +98,15 @@ def dump(model: BaseModel) -> str:
 
 
 def load_job(record: bytes) -> Job:
-    return Job.model_validate_json(record)
+    return Job.stored(record)
 
 
 def load_event(number: int, draft: bytes) -> Event:
-    return Event.model_validate_json(_numbered(number, draft))
+    return Event.stored(_numbered(number, draft))
 
 
 def load_progress(number: int, draft: bytes) -> Progress:
-    return Progress.model_validate_json(_numbered(number, draft))
+    return Progress.stored(_numbered(number, draft))
 
 
 def load_live(fields: dict[bytes, bytes]) -> Live | None:

@@ -253,18 +253,18 @@ class Store:
         """By input id; an input that no driver has spoken of yet is not there."""
         key = JobKeys.of(job_id).inputs
         fields = await self.connection.command("HGETALL", key)
-        return {name.decode(): InputState.model_validate_json(state) for name, state in fields.items()}
+        return {name.decode(): InputState.stored(state) for name, state in fields.items()}
 
     async def outputs(self, job_id: str) -> list[Output]:
         """In the order of their first arrival."""
         keys = JobKeys.of(job_id)
         arrivals, fields = await self.connection.commands([("LRANGE", keys.arrivals, 0, -1), ("HGETALL", keys.outputs)])
-        return [Output.model_validate_json(fields[name]) for name in arrivals if name in fields]
+        return [Output.stored(fields[name]) for name in arrivals if name in fields]
 
     async def checkpoints(self, job_id: str) -> list[Checkpoint]:
         """By step."""
         found = await self.connection.command("HVALS", JobKeys.of(job_id).checkpoints)
-        checkpoints = [Checkpoint.model_validate_json(record) for record in found]
+        checkpoints = [Checkpoint.stored(record) for record in found]
         return sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.id))
 
     # --- events and progress --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,9 @@ from jobs_lab import REPOSITORY, alive, kill, until
 from up_lab import Up
 
 from jos.core.model import Status
+from jos.store import embedded
+from jos.store.keys import ApiKeys
+from jos.store.redis import Store
 
 
 def readme_block() -> str:
@@ -53,6 +57,19 @@ def test_a_second_up_on_the_same_home_says_where_the_first_is(up: Up) -> None:
 def test_a_taken_port_is_told(up: Up, own_up: Up) -> None:
     [error] = own_up.jos("up", "--port", up.port, code=2)["errors"]
     assert f"port {up.port}" in error["message"]
+
+
+def test_a_first_start_that_fails_makes_no_key_that_nobody_saw(own_up: Up) -> None:
+    own_up.home.mkdir()
+    (own_up.home / "ray").write_text("in the way of Ray's folder")
+    own_up.jos("up", "--port", own_up.port, code=1)
+
+    async def keys() -> int:
+        async with await Store.open(None, own_up.home / "redis") as store:
+            return len(await ApiKeys(store.connection).list(None))
+
+    assert asyncio.run(keys()) == 0
+    embedded.stop(own_up.home / "redis")
 
 
 def test_a_stop_leaves_jobs_to_the_next_start_and_nothing_behind(own_up: Up, tmp_path: Path) -> None:

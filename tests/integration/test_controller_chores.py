@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from controller_lab import House, at_home, now, until
 from fake_launcher import Script
 from valkey_lab import Valkey
@@ -66,6 +67,19 @@ def test_a_job_is_archived_when_it_has_ended(valkey: Valkey) -> None:
         house.controller(Duties(archive=shelf))
         job = await house.reaches(await house.submit(), Status.COMPLETED)
         await until(lambda: _true(shelf.ended() == [job.id]))
+
+    at_home(home(valkey), test)
+
+
+def test_whoever_counts_hears_of_each_job_that_ended(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        job, heard = await ended_job(house), list[str]()
+
+        async def ended(job: Job) -> None:
+            heard.append(job.id)
+
+        await Archiver(house.store, View(house.store), Shelf(house), Metrics(), ended).step(now())
+        assert heard == [job.id]
 
     at_home(home(valkey), test)
 
@@ -228,6 +242,37 @@ def test_what_is_archived_while_its_job_is_deleted_is_deleted_as_well(valkey: Va
         old = ("ZADD", MARKS, "XX", 0, f"{job.org_id} {job.id}")  # the mark is there, and as if a while had passed
         await house.store.connection.command(*old)
         await loop.step(now())
+        assert not list(storage.list(job_folder(job.org_id, job.id)))
+        assert not await house.store.connection.command("ZCARD", MARKS)
+
+    at_home(home(valkey), test)
+
+
+def test_a_deletion_that_waited_for_redis_is_marked_though_another_took_its_mark_for_old(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(house: House) -> None:
+        storage = open_storage(str(house.folder / "storage"))
+        job = await ended_job(house)
+        storage.write(f"{job_folder(job.org_id, job.id)}job.json", b"{}")
+        removals = Removals(house.store, storage, Files(house.store, storage))
+        age = ("ZADD", MARKS, "XX", 0, f"{job.org_id} {job.id}")
+        delete = house.store.delete
+
+        async def slow(*arguments: Any, **options: Any) -> None:
+            await house.store.connection.command(*age)
+            await removals.go_on()  # another process's: it finds an old mark, and the record
+            await delete(*arguments, **options)
+
+        def fails(keys: object) -> None:
+            raise StorageUnavailable("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(house.store, "delete", slow)
+            patch.setattr(storage, "delete", fails)
+            await removals.remove(job)
+        await house.store.connection.command(*age)
+        await removals.go_on()
         assert not list(storage.list(job_folder(job.org_id, job.id)))
         assert not await house.store.connection.command("ZCARD", MARKS)
 

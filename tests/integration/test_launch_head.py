@@ -36,14 +36,21 @@ def test_a_head_lives_until_it_is_stopped_and_nothing_of_it_stays(home: Path, mo
     assert ray_head.find(home) is None
     old = [pid for pid in ray_head._left_of(head) if alive(pid)]
     assert old  # Ray's servers outlive the process that started them
-    second = ray_head.start(home, SETTINGS, cpus=1)
+    second = ray_head.start(home, {**SETTINGS, "JOS_REDIS_URL": "redis://:hush@a"}, cpus=1)
     assert second.pid != head.pid
     until(lambda: not any(map(alive, old)), 20)
 
+    assert "hush" not in (home / "ray" / ray_head.STATE).read_text()
+    same = {**SETTINGS, "JOS_REDIS_URL": "redis://:hush@a", "JOS_API_PORT": "1"}
+    assert ray_head.start(home, same, cpus=1) == second
+    third = ray_head.start(home, {**same, "JOS_REDIS_URL": "redis://:hush@b"}, cpus=1)  # its drivers had the old one
+    assert not alive(second.pid)
+    assert "JOS_REDIS_URL=redis://:hush@b" in Path(f"/proc/{third.pid}/environ").read_text().split("\0")
+
     ray_head.stop(home)
     assert ray_head.find(home) is None
-    until(lambda: not any(map(alive, ray_head._left_of(second))), 20)
-    assert not Path(second.folder).exists()
+    until(lambda: not any(map(alive, ray_head._left_of(third))), 20)
+    assert not Path(third.folder).exists()
     ray_head.stop(home)  # again: no error
 
 

@@ -21,7 +21,7 @@ from jos.core.commands import Admit, Cancel, Completed, DriverGone, Retry, Start
 from jos.core.errors import NotFound
 from jos.core.ledger import STEPS
 from jos.core.lifecycle import new_job
-from jos.core.model import InputStatus, Job, JobSpec, Status
+from jos.core.model import InputState, InputStatus, Job, JobSpec, Status
 from jos.recovery import Recovered, job_folders, recover
 from jos.storage import open_storage
 from jos.storage.base import Storage
@@ -141,6 +141,52 @@ def test_an_unfinished_job_waits_to_go_on_and_its_attempts_are_counted_on(valkey
         job = await store.transact(job.id, Admit("d"), NOW)
         assert job.attempt is not None
         assert job.attempt.number == 4
+
+    with_store(valkey, tmp_path, body)
+
+
+def test_what_a_last_driver_committed_and_could_not_tell_is_listed_once_the_job_is_over(
+    valkey: Valkey, tmp_path: Path
+) -> None:
+    async def body(store: Store, storage: Storage) -> None:
+        kept = Kept(storage)
+        job = await live_job(store, kept)
+        kept.claim()
+        kept.work(0)
+        await store.mirror(job.id, Mirror("a", 7, NOW, inputs=_states(storage, job), outputs=[]))
+        kept.work(1)  # then it is killed
+        await store.transact(job.id, DriverGone("a", "killed"), NOW)
+        job = await store.transact(job.id, Cancel(), NOW)
+        for _ in range(2):  # the second time there is nothing to tell
+            await recovery.put_away(store, storage, job, everything=True)
+            assert {o.filename for o in await store.outputs(job.id)} == set(kept.outputs())
+            states = await store.inputs(job.id)
+            assert [(s.status, s.done, s.step) for _, s in sorted(states.items())] == [
+                (InputStatus.COMPLETED, 20, 1),
+                (InputStatus.COMPLETED, 20, 2),
+            ]
+            live = await store.live(job.id)
+            assert live is not None
+            assert live.seq == 8
+        assert archive.end_of(storage, job.org_id, job.id) is not None
+
+    with_store(valkey, tmp_path, body)
+
+
+def _states(storage: Storage, job: Job) -> list[InputState]:
+    return recovery.read_job(storage, job.org_id, job.id)[1].states()
+
+
+def test_a_damaged_log_keeps_no_job_from_the_archive(valkey: Valkey, tmp_path: Path) -> None:
+    async def body(store: Store, storage: Storage) -> None:
+        kept = Kept(storage)
+        job = await live_job(store, kept)
+        kept.complete()
+        storage.write(kept.entry_key(1), b"{")
+        await store.transact(job.id, DriverGone("a", "killed"), NOW)
+        job = await store.transact(job.id, Cancel(), NOW)
+        await recovery.put_away(store, storage, job, everything=True)
+        assert archive.end_of(storage, job.org_id, job.id) is not None
 
     with_store(valkey, tmp_path, body)
 

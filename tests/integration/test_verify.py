@@ -11,8 +11,10 @@ import pytest
 from jobs_lab import Lab
 from kept_lab import Kept, spec
 from test_driver import texts
+from valkey_lab import Valkey
 
 from jos import archive
+from jos.core.errors import NotFound
 from jos.core.ledger import STEPS
 from jos.core.model import InputState, InputStatus, Status
 from jos.core.rebuild import rebuilt
@@ -20,7 +22,8 @@ from jos.core.standing import Replay, plans_of
 from jos.recovery import read_plans
 from jos.storage import open_storage
 from jos.storage.log import SEGMENT, CommitLog
-from jos.verify import Report, Told, verify, verify_with_store
+from jos.store.redis import Store
+from jos.verify import Report, Told, owner, verify, verify_with_store
 
 
 @pytest.fixture
@@ -253,3 +256,15 @@ def test_verify_may_be_called_inside_a_loop(kept: Kept) -> None:
         return look(kept)
 
     assert asyncio.run(run()).ok
+
+
+def test_a_job_of_another_organisation_is_found_in_storage_when_redis_lost_it(kept: Kept, valkey: Valkey) -> None:
+    kept.complete()
+
+    async def whose(job_id: str) -> str:
+        async with await Store.open(None, valkey.data_dir) as store:
+            return await owner(store, kept.storage, job_id, "org_local")
+
+    assert asyncio.run(whose(kept.spec.id)) == "org_a"
+    with pytest.raises(NotFound, match=r"Neither Redis nor .* has anything of a job job_none"):
+        asyncio.run(whose("job_none"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
-from test_lookout import job
+from test_lookout import at, job
 
 from jos.controller.meter import Meter
 from jos.controller.metrics import Metrics
@@ -63,3 +65,47 @@ def test_what_a_preemption_would_throw_away_is_the_time_since_something_was_comm
     for seconds, done in ((0, 5), (10, 7), (20, 7), (30, 7)):
         take(one, seconds, live(seconds, done))
     assert one.work_lost(BEGAN + timedelta(seconds=40)) == {"job_1": 30}
+
+
+class LastWords:
+    """A store that has the last word of one job's driver."""
+
+    def __init__(self, said: Live) -> None:
+        self.said = said
+
+    async def live(self, _job_id: str) -> Live:
+        return self.said
+
+
+def own(tasks: int, commits: int, token: str = "tok") -> Live:
+    data = {"items_processed": 1000 + tasks, "attempt": {"tasks": tasks, "commits": commits}}
+    return Live(token, 1, BEGAN, data)
+
+
+def over(token: str, seconds: float) -> Job:
+    one = job(token)
+    assert one.attempt is not None
+    return one.model_copy(update={"attempt": one.attempt.model_copy(update={"ended_at": at(seconds)})})
+
+
+def test_tasks_and_commits_are_counted_once_also_of_a_job_that_was_never_seen_running() -> None:
+    async def test() -> None:
+        metrics, words = Metrics(), LastWords(own(50, 5))
+        one = Meter(words, SimpleNamespace(holding=[job()]), metrics)  # type: ignore[arg-type]
+        await one.step(at(0))
+        assert value(metrics, "jos_tasks_total") == 0  # what it did before, an earlier leader counted
+        words.said = own(70, 7)
+        await one.step(at(5))
+        words.said = own(80, 8)
+        for _ in range(2):
+            await one.ended(over("tok", 6))
+        assert (value(metrics, "jos_tasks_total"), value(metrics, "jos_commits_total")) == (30, 3)
+        words.said = own(9, 1, token="short")
+        await one.ended(over("short", 8))
+        assert (value(metrics, "jos_tasks_total"), value(metrics, "jos_commits_total")) == (39, 4)
+        await one.ended(over("short", -5))
+        words.said = own(9, 1, token="long ago")
+        await one.ended(over("long ago", -5))
+        assert value(metrics, "jos_tasks_total") == 39
+
+    asyncio.run(test())

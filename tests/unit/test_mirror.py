@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from jos.core.errors import NotFound
 from jos.core.ledger import Ledger
 from jos.core.model import JobSpec, Pipeline, Status
 from jos.driver.mirror import Mirror
@@ -69,5 +71,31 @@ def test_nothing_is_lost_when_heartbeat_and_last_word_tell_at_once(seed: int) ->
                 await asyncio.sleep(0)
         await asyncio.gather(*tellers)
         assert store.told == messages
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_the_driver_of_a_deleted_job_leaves_and_that_of_a_lost_redis_goes_on(deleted: bool) -> None:
+    async def test() -> None:
+        asked, stale = asyncio.Event(), asyncio.Event()
+
+        async def mirror(_job_id: str, _batch: Batch) -> MirrorReply:
+            raise NotFound("There is no job job_1.")
+
+        async def command(*parts: object) -> int:
+            assert parts == ("EXISTS", "jos:deleted:job_1")
+            asked.set()
+            return int(deleted)
+
+        store: Any = SimpleNamespace(mirror=mirror, connection=SimpleNamespace(command=command))
+        teller = Mirror(store, SPEC, "token", Ledger(), {}, heard=print, stale=stale.set)
+        beating = asyncio.create_task(teller.beat())
+        await asyncio.wait_for(asked.wait(), 5)
+        if deleted:
+            await asyncio.wait_for(beating, 5)
+        assert stale.is_set() is deleted
+        assert beating.done() is deleted
+        beating.cancel()
 
     asyncio.run(test())

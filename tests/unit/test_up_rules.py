@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 from jobs_lab import until
 
+from jos import up, up_child
 from jos.core.errors import Conflict
+from jos.settings import Settings
 from jos.up_child import Child, backoff, free_port
 
 
@@ -72,3 +75,53 @@ def test_a_child_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
     assert process is not None
     assert process.returncode == -9
+
+
+def test_a_long_log_becomes_the_old_one_and_the_child_writes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up_child, "LOG_BYTES", 5)
+    code = "import sys\nfor line in ('first', 'again'): print(line, flush=True); sys.stdin.read(1)"
+    child = Child("api", [sys.executable, "-c", code], dict(os.environ), tmp_path / "api.log")
+    child.start()
+    assert child.process is not None
+    assert child.process.stdin is not None
+    until(lambda: child.log.read_text() == "first\n")
+    child.look(0.0, print)
+    assert (tmp_path / "api.log.1").read_text() == "first\n"
+    child.process.stdin.write(b"x")
+    child.process.stdin.flush()
+    until(lambda: child.log.read_bytes() == b"again\n")
+    child.stop()
+
+
+def test_a_controller_that_leaves_the_lead_free_for_long_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = True
+
+    async def nobody_leads(_settings: Settings) -> bool:
+        return free
+
+    monkeypatch.setattr(up, "_nobody_leads", nobody_leads)
+    told: list[str] = []
+    service = up.Service(up.Options(Settings(home=tmp_path)), told.append)
+    hung = Child(
+        "controller", [sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), tmp_path / "log"
+    )
+    hung.start()
+    assert hung.process is not None
+    for look in range(2 * up.LEADERLESS - 1):
+        free = look != up.LEADERLESS - 1  # it led once in between, or Redis was away
+        service._look_at_lead(hung)
+    assert told == []
+    service._look_at_lead(hung)
+    assert told == ["controller hangs: it does not lead, and nobody else does; it is ended"]
+    assert hung.process.wait(10) == -9
+    service._look_at_lead(hung)  # dead: it has its own back-off
+    assert service.leaderless == 0
+    hung.stop()
+
+
+def test_a_redis_that_is_away_is_not_a_free_lead(tmp_path: Path) -> None:
+    assert not asyncio.run(up._nobody_leads(Settings(home=tmp_path, redis_url="redis://127.0.0.1:1")))
