@@ -233,7 +233,9 @@ class Attempt(Model):
         None  # how many indexes the grant allows, set by Admit and Grow; None: no controller, no limit
     )
     driver: str = ""  # the launcher's name of the process that drives it, set once by Taken
-    asked_to_leave_at: datetime | None = None  # set once, when the job went on without it: cancelled, preempted, timed out
+    asked_to_leave_at: datetime | None = (
+        None  # set once: the job went on without it (cancelled, preempted, timed out)
+    )
     ended_at: datetime | None = None  # when its driver was known to be gone; until then the capacity is held
     ended_by: str | None = None  # the command that said so: Completed, Exited, Drained or DriverGone
 
@@ -265,7 +267,8 @@ class Job(Model):
     attempt: Attempt | None = None  # the latest one; set by Admit
     holds_capacity: bool = False  # from Admit until the driver's last word or DriverGone, whatever the status
     retry_count: int = 0  # raised by Retry (a user's) and by automatic retries
-    automatic_retries: int = 0  # of the budget in retry_policy; reset by a user's Retry
+    automatic_retries: int = 0  # how many of them were automatic since a user's Retry
+    retries_spent: int = 0  # of the budget in retry_policy; renewed by a user's Retry, and by an attempt that ran well
     preemption_count: int = 0
     not_before: datetime | None = None  # back-off: not admitted earlier
     timeouts: Timeouts = Timeouts()
