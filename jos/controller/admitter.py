@@ -24,7 +24,7 @@ from jos.core.admission import plan
 from jos.core.errors import Conflict, NotFound
 from jos.core.model import Job, Status
 from jos.core.queues import QueueConfig
-from jos.core.snapshot import Admit, Grow, Hold, Plan, Preempt, Snapshot
+from jos.core.snapshot import Admit, Grow, Hold, Plan, Preempt, Snapshot, capacity
 from jos.store.lease import Lease
 from jos.store.redis import Store
 from jos.tracing import span
@@ -73,7 +73,9 @@ class Admitter:
     async def _plan(self) -> Plan:
         now, began = datetime.now(UTC), time.monotonic()
         held = self._view.held(self._meter.work_lost(now), now)
-        snapshot = Snapshot(self._config(), self._lookout.nodes, self._view.waiting, held, self._promised)
+        config = self._config()
+        nodes = capacity(config, self._lookout.nodes)
+        snapshot = Snapshot(config, nodes, self._view.waiting, held, self._promised)
         made = await asyncio.to_thread(plan, snapshot, now)  # the lease is renewed meanwhile
         self._planned, self._promised = time.monotonic(), made.promised
         self._metrics.planning.observe(self._planned - began)

@@ -12,7 +12,8 @@ from valkey_lab import Valkey
 
 from jos.controller.controller import Duties
 from jos.core.commands import Admit, Completed, Retry, Started
-from jos.core.model import Job, RetryPolicy, Status, Timeouts
+from jos.core.model import Gpu, Job, Resources, RetryPolicy, Status, Timeouts
+from jos.core.queues import QueueConfig
 
 
 def home(valkey: Valkey) -> Path:
@@ -61,6 +62,20 @@ def test_jobs_wait_for_capacity_with_a_reason_and_all_complete(valkey: Valkey) -
         assert house.launcher.most == 2
 
     at_home(home(valkey), test, cpu=2)
+
+
+def test_a_job_starts_on_configured_nodes_that_do_not_live_yet(valkey: Valkey) -> None:
+    """A GPU pool at zero grows only once an index waits in Ray for it."""
+
+    async def test(house: House) -> None:
+        house.controller()
+        gpu = Resources(gpu=Gpu(count=1, required=True))
+        job = await house.submit(resources=gpu)
+        await until(lambda: _some_reason(house, [job], "NoNodeFits"))
+        house.config = QueueConfig.of({"nodes": [{"count": 2, "resources": {"cpu": 8, "gpu": 8}}]})
+        await house.reaches(job, Status.COMPLETED)
+
+    at_home(home(valkey), test)
 
 
 def test_a_higher_priority_preempts_and_the_victim_resumes_by_itself(valkey: Valkey) -> None:
