@@ -233,9 +233,7 @@ class Attempt(Model):
         None  # how many indexes the grant allows, set by Admit and Grow; None: no controller, no limit
     )
     driver: str = ""  # the launcher's name of the process that drives it, set once by Taken
-    asked_to_leave_at: datetime | None = (
-        None  # set once: the job went on without it (cancelled, preempted, timed out)
-    )
+    asked_to_leave_at: datetime | None = None  # set once: the job went on without it (cancelled, preempted, timed out)
     ended_at: datetime | None = None  # when its driver was known to be gone; until then the capacity is held
     ended_by: str | None = None  # the command that said so: Completed, Exited, Drained or DriverGone
 
