@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import faulthandler
 import gc
-import sys
 import time
 from enum import StrEnum
 
@@ -159,4 +158,4 @@ class WarmDriver:
 def _end_if_it_hangs() -> None:
     """Ends this process, with all its stacks in its log, unless it comes back here or drives a job in time. It drives
     nothing, so that nobody else would stop it for its silence."""
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)
