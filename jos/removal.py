@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 MARKS = "jos:deleting"  # ZSET "org job" -> when its deletion began, in seconds
 _GRAVE = "jos:deleted:"
+SWEEPS = 2  # folders at once: each takes a thread of those that all share, for as long as the storage takes
 _PATIENCE = 10.0  # seconds that an answer waits for the folder; a large one goes on after it
 _LEAVE = 10.0  # seconds that a deletion waits for the driver of a job that was just cancelled
 _LOOK = 0.15
@@ -69,6 +70,7 @@ async def deleted(connection: Connection, job_id: str) -> bool:
 class Removals:
     def __init__(self, store: Store, storage: Storage, files: Files) -> None:
         self._store, self._storage, self._files = store, storage, files
+        self._places = asyncio.Semaphore(SWEEPS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._resuming: asyncio.Task[None] | None = None
 
@@ -113,8 +115,9 @@ class Removals:
         try:
             # again: the deletion may have waited for Redis until the first mark looked like that of a dead process
             name = await mark(self._store.connection, org_id, job_id)
-            await self._release(org_id, job_id)
-            await asyncio.to_thread(self._empty, job_folder(org_id, job_id))
+            async with self._places:
+                await self._release(org_id, job_id)
+                await asyncio.to_thread(self._empty, job_folder(org_id, job_id))
             await self._store.connection.command("ZREM", MARKS, name)
         except JosError as error:  # the mark stays
             log.warning("the folder of a deleted job could not be removed yet", job=job_id, error=str(error))

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         "their values can be seen in the Ray dashboard; `jos up` adds those that drivers need and that hold no secret, "
         "but for names with a minus before them",
     )
+    start_timeout: float = Field(
+        default=120, gt=0, description="seconds for an admitted job's driver to come up; more where images are pulled"
+    )
     controller_host: str = Field(default="127.0.0.1", description="where the controller's /metrics and /healthz listen")
     controller_port: int = Field(default=0, description="their port; 0: they are not served")
     job_retention_days: float | None = Field(

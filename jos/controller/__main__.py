@@ -17,6 +17,7 @@ import structlog
 from jos import recovery
 from jos.controller.controller import Controller, Duties
 from jos.controller.metrics import serve
+from jos.controller.reconcile import Limits
 from jos.core.errors import BadRequest, JosError
 from jos.core.queues import QueueConfig
 from jos.files.service import Files
@@ -57,7 +58,8 @@ async def _run(parts: Wired, launcher: Launcher, config: QueueConfig) -> None:
         jobs_kept=None if days is None else timedelta(days=days),
         warm_drivers=settings.warm_drivers,
     )
-    controller = Controller(parts.store, parts.storage, launcher, lambda: config, duties)
+    limits = Limits(start=settings.start_timeout)
+    controller = Controller(parts.store, parts.storage, launcher, lambda: config, duties, limits=limits)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, controller.stop)

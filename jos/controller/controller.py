@@ -13,6 +13,7 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -89,6 +90,7 @@ class Controller:
         self.view = View(store)
         self._stopping = asyncio.Event()
         self._admitted = 0.0  # monotonic; the latest step of the admitting loop
+        self._planner = ThreadPoolExecutor(1, "plan")
 
     def stop(self) -> None:
         """Finish the steps in hand, let the next controller lead, and return from `run`."""
@@ -101,12 +103,15 @@ class Controller:
         return not self._stopping.is_set() and now - self.leadership.asked < UNHEALTHY and admits
 
     async def run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                await self._term()
-            except Exception as error:
-                complain("leader", error, self.metrics.failed)
-                await pause(self._stopping, 1.0)
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._term()
+                except Exception as error:
+                    complain("leader", error, self.metrics.failed)
+                    await pause(self._stopping, 1.0)
+        finally:
+            self._planner.shutdown(wait=False)
 
     async def _term(self) -> None:
         """Leads once: from the lease to its end."""
@@ -152,7 +157,7 @@ class Controller:
         store, view, metrics, paces, duties = self._store, self.view, self.metrics, self._paces, self._duties
         lease = self.leadership.lease
         meter = Meter(store, view, metrics)
-        admitter = Admitter(store, lease, view, lookout, crew, meter, metrics, self._config, paces.idle)
+        admitter = Admitter(store, lease, view, lookout, crew, meter, metrics, self._config, self._planner, paces.idle)
         rescuer = Rescuer(store, lease, view, lookout, crew, metrics, self._limits)
         pruner = Pruner(
             store,
@@ -180,7 +185,7 @@ class Controller:
             ("meter", lambda: meter.step(datetime.now(UTC)), paces.meter),
             ("pruner", lambda: pruner.step(datetime.now(UTC)), paces.prune),
             # with 0 as well: spare ones of an earlier setting go
-            ("warmer", Warmer(self._launcher, lookout, duties.warm_drivers).step, paces.warm),
+            ("warmer", Warmer(self._launcher, view, lookout, duties.warm_drivers).step, paces.warm),
         ]
         if duties.archive is not None:
             archiver = Archiver(store, view, duties.archive, metrics, meter.ended)

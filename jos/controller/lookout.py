@@ -39,7 +39,7 @@ class Lookout:
         self.drivers: Mapping[str, DriverSeen] = {}
         self.nodes: tuple[Node, ...] | None = None
         self.answers = False
-        self._since = now  # it has answered, or has not, since then
+        self.since = now  # it has answered, or has not, since then
         self._nodes_at: datetime | None = None
         self._heard: dict[str, Heard] = {}
         self._listening_since = now
@@ -61,7 +61,7 @@ class Lookout:
 
     def _answered(self, answers: bool, now: datetime, error: str = "") -> None:
         if answers != self.answers:
-            self.answers, self._since = answers, now
+            self.answers, self.since = answers, now
             if answers:
                 log.info("the cluster answers", drivers=len(self.drivers))
             else:
@@ -89,7 +89,7 @@ class Lookout:
             name=name,
             driver=self.drivers.get(name),
             answers=self.answers,
-            since=self._since,
+            since=self.since,
             heard=max(floor, heard.at) if heard else floor,
             beats=heard is not None,
         )

@@ -36,7 +36,8 @@ class Grow:
 
 @dataclass(frozen=True)
 class Hold:
-    """The controller looked at a waiting job and says why it goes on waiting. The same reason again is a repeat."""
+    """The controller looked at a waiting job and says why it goes on waiting. The same again is a repeat; the same
+    reason in other words is written, but no event."""
 
     reason: str  # a Reason
     message: str
@@ -115,7 +116,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class Expire:
-    """A timeout of the pipeline ran out; made by `overdue`."""
+    """A timeout of the pipeline ran out; made by `overdue`, and refused when it says otherwise."""
 
     kind: Literal["queue", "run"]
 
@@ -137,6 +138,7 @@ class Reason(StrEnum):
     BEHIND_HEAD = "BehindHeadOfQueue"  # PENDING: its queue is strict, and an earlier job does not fit yet
     WAITING_FOR_PREEMPTION = "WaitingForPreemption"  # PENDING: jobs were told to leave for it
     QUEUE_STOPPED = "QueueStopped"  # PENDING: an operator stopped its queue
+    CLUSTER_UNAVAILABLE = "ClusterUnavailable"  # PENDING: the cluster does not answer, so that nothing can start
     WAITING_FOR_BACKOFF = "WaitingForBackoff"  # PENDING until `not_before`, after a failed attempt
     WAITING_FOR_DRIVER = "WaitingForDriver"  # PENDING, but the driver of the attempt before has not left yet
     CAPACITY_GRANTED = "CapacityGranted"  # ADMITTED

@@ -9,6 +9,8 @@ Rules that stand here and nowhere else:
   * A span at fault is tried alone, `task_attempts` times, then cut in half until the bad task stands alone;
     that task is then buried: recorded as failed without being touched again.
   * A controller's grant may hold the number of indexes below the job's parallelism; it only ever grows.
+  * Waiting for a node is no lack of progress: that is counted from when an index was placed. Where none has been
+    placed for long, a controller's attempt leaves and is queued again.
   * An index that died is started again with back-off; losses without any progress end the attempt.
   * Nothing is pushed while too many leases wait to be committed: memory does not grow when storage is slow.
 
@@ -34,6 +36,8 @@ from jos.core.stimuli import (
     IndexUp,
     Instruction,
     LeaseDone,
+    NoRoom,
+    Placed,
     Push,
     SpanFault,
     StartIndex,
@@ -63,6 +67,7 @@ class _Lease:
 @dataclass(slots=True)
 class _Index:
     life: int = 1
+    placed: bool = False  # a node had room for it: its process runs
     up: bool = False
     stopping: bool = False
     losses: int = 0  # in a row, without a finished lease between
@@ -81,6 +86,7 @@ class Limits:
     task_attempts: int = 3
     task_seconds: float | None = None
     no_progress_seconds: float | None = None
+    no_room_seconds: float | None = None  # without any index placed; None: waiting for nodes is as no progress
     sequential: bool = False  # a trainer: spans in order, on one index
 
 
@@ -119,6 +125,7 @@ class Dispatch:
         self.draining = False
         self.over = False
         self.last_progress = now
+        self.homeless_since = now  # when the last placed index went; counts while none is placed
         self.losses = 0  # of any index since the last progress
         self.storage_errors = 0  # in a row
         self.paused_until = now
@@ -140,8 +147,12 @@ class Dispatch:
             return []
         out: list[Instruction] = []
         match stimulus:
+            case Placed(i, life):
+                if self._alive(i, life):
+                    self._place(self.indexes[i])
             case IndexUp(i, life):
                 if self._alive(i, life):
+                    self._place(self.indexes[i])
                     self.indexes[i].up = True
             case IndexDown(i, life, reason):
                 if self._alive(i, life):
@@ -159,7 +170,7 @@ class Dispatch:
             case Grant(indexes):
                 self._grow(indexes, out)
         self._push_all(out)
-        if not any(isinstance(o, GiveUp) for o in out) and self._finished():
+        if not any(isinstance(o, GiveUp | NoRoom) for o in out) and self._finished():
             self.over = True
             out.append(AllCommitted())
         return out
@@ -203,6 +214,14 @@ class Dispatch:
         for i in range(len(self.indexes), min(granted, self.most_indexes)):
             self.indexes[i] = _Index()
             out.append(StartIndex(i, self.indexes[i].life, 0.0))
+
+    def _place(self, index: _Index) -> None:
+        if self._homeless():  # the time without any room does not count
+            self.last_progress += self.now - max(self.homeless_since, self.last_progress)
+        index.placed = True
+
+    def _homeless(self) -> bool:
+        return not any(x.placed and not x.stopping for x in self.indexes.values())
 
     def _progress(self) -> None:
         self.last_progress = self.now
@@ -313,7 +332,9 @@ class Dispatch:
         was_stopping, leases = index.stopping, list(index.leases.values())
         doing = "" if index.up else " while it was being set up"
         index.leases.clear()
-        index.up = index.stopping = False
+        if index.placed:
+            self.homeless_since = self.now
+        index.placed = index.up = index.stopping = False
         index.life += 1
         index.losses += 1
         self.losses += 1
@@ -379,8 +400,16 @@ class Dispatch:
                 reason = f"{TIMED_OUT} a task took longer than {limit:g} s"
                 out.append(StopIndex(i, index.life, kill=True, reason=reason))
                 self._index_down(i, reason, out)
+        if self.draining or self.over:
+            return
+        room = self.limits.no_room_seconds
+        if room is not None and self._homeless():
+            if self.now - self.homeless_since > room:
+                self.over = True
+                out.append(NoRoom(f"no node has had room for an index for {room:g} s"))
+            return
         quiet = self.limits.no_progress_seconds
-        if quiet is not None and self.now - self.last_progress > quiet and not self.draining:
+        if quiet is not None and self.now - self.last_progress > quiet:
             self.over = True
             out.append(GiveUp("no_progress", f"nothing was committed for {quiet:g} s", True))
 

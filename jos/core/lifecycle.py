@@ -70,6 +70,9 @@ __all__ = [
 ]
 
 
+RAN_WELL = timedelta(hours=1)  # an attempt that ran for so long before it failed renews the retry budget
+
+
 @dataclass(frozen=True)
 class Transition:
     """What a command made of a job. No change: the same job object and no events."""
@@ -162,8 +165,8 @@ def _applied_already(job: Job, command: Command) -> bool:
             return attempt is not None and attempt.driver == driver
         case Grow(indexes=indexes):
             return attempt is not None and (attempt.indexes is None or attempt.indexes >= indexes)
-        case Hold(reason=reason):
-            return job.status is Status.PENDING and job.reason == reason
+        case Hold(reason, message):
+            return job.status is Status.PENDING and (job.reason, job.reason_message) == (reason, message)
         case Started():
             return job.holds_capacity and attempt is not None and attempt.started_at is not None
         case DriverGone():
@@ -243,7 +246,10 @@ def _admit(job: Job, command: Admit, now: datetime) -> Transition:
 
 
 def _hold(job: Job, command: Hold, now: datetime) -> Transition:
+    """New words for the same reason (other figures, another job before it) are no event: they may change for ever."""
     held = job.model_copy(update={"reason": command.reason, "reason_message": command.message, "updated_at": now})
+    if job.reason == command.reason:
+        return Transition(held)
     return Transition(held, (_event(now, "job.waiting", command.message, payload={"reason": command.reason}),))
 
 
@@ -321,9 +327,10 @@ def _fail_attempt(job: Job, command: Exited | DriverGone, now: datetime) -> Tran
     ended = _ended(job, now, command)
     if not retryable:
         return _fail(job, failure, Reason.ATTEMPT_FAILED, now, **ended)
-    if job.automatic_retries >= job.retry_policy.max_retries:
+    spent = 0 if _ran_well(job, now) else job.retries_spent
+    if spent >= job.retry_policy.max_retries:
         return _fail(job, failure, Reason.RETRIES_EXHAUSTED, now, **ended)
-    retry = job.automatic_retries + 1
+    retry = spent + 1
     wait = backoff(job.retry_policy, retry)
     pending = _move(
         job,
@@ -332,14 +339,15 @@ def _fail_attempt(job: Job, command: Exited | DriverGone, now: datetime) -> Tran
         Reason.WAITING_FOR_BACKOFF,
         queued_at=now,
         not_before=now + wait,
-        automatic_retries=retry,
+        retries_spent=retry,
+        automatic_retries=job.automatic_retries + 1,
         retry_count=job.retry_count + 1,
         error=failure,
         **ended,
     )
     number = _number(job)
     lost = {"attempt": number, "code": failure.code, "details": failure.details}
-    again = {"attempt": number, "automatic_retries": retry, "not_before": utc(now + wait)}
+    again = {"attempt": number, "automatic_retries": pending.automatic_retries, "not_before": utc(now + wait)}
     of = f"{retry} of {job.retry_policy.max_retries}"
     return Transition(
         pending,
@@ -348,6 +356,12 @@ def _fail_attempt(job: Job, command: Exited | DriverGone, now: datetime) -> Tran
             _event(now, "job.requeued", f"Retry {of} in {wait.total_seconds():g} s.", Level.WARN, again),
         ),
     )
+
+
+def _ran_well(job: Job, now: datetime) -> bool:
+    """Long enough that its end is a new trouble: a job of two weeks may lose more drivers than one of an hour."""
+    started = job.attempt.started_at if job.attempt else None
+    return started is not None and now - started >= RAN_WELL
 
 
 def _fail_preempted(job: Job, command: Exited, now: datetime) -> Transition:
@@ -365,7 +379,7 @@ _TIMEOUT_REASON = {"queue": Reason.QUEUE_TIMEOUT, "run": Reason.RUN_TIMEOUT}
 
 
 def _expire(job: Job, command: Expire, now: datetime) -> Transition:
-    if (command.kind == "queue") != (job.status is Status.PENDING):  # it was admitted or requeued meanwhile
+    if overdue(job, now) != command:  # it went on meanwhile, or an earlier attempt's driver counts its own time
         raise _invalid(job, f"Expire({command.kind})")
     limit = job.timeouts.queue if command.kind == "queue" else job.timeouts.run
     what = "waited in the queue" if command.kind == "queue" else "ran"
@@ -386,6 +400,7 @@ def _retry(job: Job, command: Retry, now: datetime) -> Transition:
         queued_at=now,
         queue=job.queue if command.queue is None else command.queue,
         retry_count=job.retry_count + 1,
+        retries_spent=0,
         automatic_retries=0,
         not_before=None,
         failed_at=None,

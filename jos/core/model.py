@@ -271,7 +271,8 @@ class Job(Model):
     attempt: Attempt | None = None  # the latest one; set by Admit
     holds_capacity: bool = False  # from Admit until the driver's last word or DriverGone, whatever the status
     retry_count: int = 0  # raised by Retry (a user's) and by automatic retries
-    automatic_retries: int = 0  # of the budget in retry_policy; reset by a user's Retry
+    automatic_retries: int = 0  # how many of them were automatic since a user's Retry
+    retries_spent: int = 0  # of the budget in retry_policy; renewed by a user's Retry, and by an attempt that ran well
     preemption_count: int = 0
     not_before: datetime | None = None  # back-off: not admitted earlier
     timeouts: Timeouts = Timeouts()

@@ -22,6 +22,15 @@ _RESOURCE = re.compile(r"cpu|memory|gpu|gpu:\S+")
 Amounts = dict[str, float]  # cpu, memory (bytes), gpu, gpu:TYPE
 
 
+def _checked(amounts: Amounts) -> Amounts:
+    for name, amount in amounts.items():
+        if not _RESOURCE.fullmatch(name):
+            raise ValueError(f"{name!r} is no resource: use cpu, memory, gpu or gpu:TYPE")
+        if not 0 <= amount < float("inf"):
+            raise ValueError(f"{name}: must be a number that is not negative")
+    return amounts
+
+
 class Preemption(Model):
     within_queue: Literal["lower_priority", "never"] = "lower_priority"
     reclaim: Literal["never", "lower_priority", "any"] = "lower_priority"  # from borrowers in the cohort
@@ -41,22 +50,37 @@ class Queue(Model):
     @field_validator("quota", "borrowing_limit")
     @classmethod
     def _known(cls, amounts: Amounts) -> Amounts:
-        for name, amount in amounts.items():
-            if not _RESOURCE.fullmatch(name):
-                raise ValueError(f"{name!r} is no resource: use cpu, memory, gpu or gpu:TYPE")
-            if not 0 <= amount < float("inf"):
-                raise ValueError(f"{name}: must be a number that is not negative")
-        return amounts
+        return _checked(amounts)
 
     @model_validator(mode="after")
     def _lender(self) -> Queue:
+        """What would be ignored is a mistake: whoever wrote it believes that it limits something."""
         if self.borrowing_limit and self.cohort is None:
             raise ValueError("borrowing_limit means nothing without a cohort")
+        if "weight" in self.model_fields_set and self.cohort is None:
+            raise ValueError("weight means nothing without a cohort: it parts what is borrowed")
+        if without := sorted(self.borrowing_limit.keys() - self.quota.keys()):
+            raise ValueError(f"borrowing_limit.{without[0]} means nothing without a quota of {without[0]}")
         return self
 
     @property
     def strict(self) -> bool:
         return self.strategy == "strict_fifo"
+
+
+class NodeShape(Model):
+    """Machines that the cluster has, or can grow to."""
+
+    count: int = Field(default=1, ge=0)
+    resources: Amounts = Field(min_length=1)  # of one: all it has
+
+    @field_validator("resources")
+    @classmethod
+    def _known(cls, amounts: Amounts) -> Amounts:
+        for name in _checked(amounts):
+            if name.startswith("gpu:") and amounts.get("gpu", 0.0) < amounts[name]:
+                raise ValueError(f"{name}: a GPU of a type counts for gpu as well; say how many gpu there are in all")
+        return amounts
 
 
 class Organisation(Model):
@@ -74,6 +98,7 @@ class PriorityCeiling(Model):
 
 class QueueConfig(Model):
     queues: dict[str, Queue] = Field(default_factory=dict)
+    nodes: list[NodeShape] | None = None  # what plans count with; None: the living nodes of the cluster
     routes: dict[str, str] = Field(default_factory=dict)  # pipeline key -> queue, before what the pipeline says
     organisations: dict[str, Organisation] = Field(default_factory=dict)
     priority_ceiling: PriorityCeiling = PriorityCeiling()

@@ -21,6 +21,13 @@ class Node:
     resources: Mapping[str, float]
 
 
+def capacity(config: QueueConfig, living: tuple[Node, ...] | None) -> tuple[Node, ...] | None:
+    """What plans count with: the configured nodes, where there are any; else those that live."""
+    if config.nodes is None:
+        return living
+    return tuple(Node(shape.resources) for shape in config.nodes for _ in range(shape.count))
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A PENDING job."""

@@ -21,6 +21,14 @@ class IndexUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """A node had room for the index: its process runs, and is being set up."""
+
+    index: int
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
 class IndexDown:
     """The index's process is gone, or could not be set up."""
 
@@ -78,7 +86,7 @@ class Grant:
     indexes: int
 
 
-Stimulus = IndexUp | IndexDown | LeaseDone | Committed | Tick | Drain | Grant
+Stimulus = Placed | IndexUp | IndexDown | LeaseDone | Committed | Tick | Drain | Grant
 
 
 # --- instructions -------------------------------------------------------------------------------------
@@ -125,8 +133,15 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
+class NoRoom:
+    """No node has had room for any index for long: the attempt leaves, through no fault of the job."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class AllCommitted:
     """Every task is in a commit (or, after Drain, everything in hand is)."""
 
 
-Instruction = StartIndex | StopIndex | Push | WriteCommits | GiveUp | AllCommitted
+Instruction = StartIndex | StopIndex | Push | WriteCommits | GiveUp | NoRoom | AllCommitted

@@ -31,7 +31,8 @@ class Cluster:
     largest_cpus: float  # of one node: an index must fit on one
 
     def device(self, resources: Resources) -> str:
-        return "cuda" if self.gpus and resources.gpu.count else "cpu"
+        """A GPU that is required is asked for even where no living node has one: such a node may be on its way."""
+        return "cuda" if resources.gpu.count and (self.gpus or resources.gpu.required) else "cpu"
 
     def misfit(self, resources: Resources) -> str | None:
         """Why no node as they are now could ever hold an index; an autoscaler may still bring one that can."""

@@ -36,6 +36,7 @@ from jos.core.stimuli import (
     Drain,
     GiveUp,
     Grant,
+    NoRoom,
     Push,
     StartIndex,
     Stimulus,
@@ -54,6 +55,7 @@ from jos.store.redis import Store
 
 log = structlog.get_logger()
 
+NO_ROOM_SECONDS = 300.0  # that an attempt holds capacity while no node has room for any of its indexes
 CANCEL_SECONDS = 3.0  # for what a cancelled job has in hand
 LAST_WORD_SECONDS = 60.0  # how long the end of a job may wait for a Redis that is away
 
@@ -201,6 +203,7 @@ class Driver:
             task_attempts=pipeline.retry_policy.task_attempts,
             task_seconds=pipeline.timeouts.task,
             no_progress_seconds=pipeline.timeouts.no_progress,
+            no_room_seconds=None if self.granted is None else NO_ROOM_SECONDS,  # without a controller nobody queues it
             sequential=pipeline.pipeline_type == "training",
         )
         self.brain = Dispatch(
@@ -254,6 +257,10 @@ class Driver:
                     self.committer.put(commits)
                 case GiveUp(code, message, retryable):
                     self._end(Outcome(Ending.FAILED, message, JobFailure(code=code, message=message), retryable))
+                case NoRoom(message):
+                    text = f"{message}; the job goes back into the queue"
+                    self.mirror.event("index.waiting", text, Level.WARN)
+                    self._end(Outcome(Ending.DRAINED, message))
                 case AllCommitted():
                     self._end(self._all_in())
 

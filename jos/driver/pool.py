@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from jos.core.errors import JosError
 from jos.core.model import Resources
-from jos.core.stimuli import IndexDown, IndexUp, LeaseDone, Push, StartIndex, Stimulus, StopIndex
+from jos.core.stimuli import IndexDown, IndexUp, LeaseDone, Placed, Push, StartIndex, Stimulus, StopIndex
 from jos.driver.index import Index
 from jos.driver.messages import IndexConfig, LeaseReply, Ready
 
@@ -67,7 +67,10 @@ class Pool:
         actor = ray.remote(**self.options)(Index).remote(config)
         self.actors[what.index, what.life] = actor
         try:
-            ready: Ready = await actor.ready.remote()
+            placed, up = actor.__ray_ready__.remote(), actor.ready.remote()
+            await placed  # a node has room for it, and its process runs
+            self.tell(Placed(what.index, what.life))
+            ready: Ready = await up
         except RayError as error:
             self._down(what.index, what.life, error)
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import time
 from enum import StrEnum
@@ -26,6 +27,7 @@ from jos.wiring import Wired
 MOST_JOBS = 100  # then the process makes way for a fresh one
 LOOK_SECONDS = 5.0  # how often an idle one looks whether Ray is still there
 ANSWER_SECONDS = 10.0  # that Ray may take to answer
+HANG_SECONDS = 120.0  # between two jobs each turn takes some seconds; a process that takes longer hangs
 
 log = structlog.get_logger()
 
@@ -62,7 +64,14 @@ class WarmDriver:
                 await self.drivers.leave(self.name)
 
     async def _serve(self) -> Left:
+        try:
+            return await self._turns()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    async def _turns(self) -> Left:
         while not self.leave.event.is_set():
+            _end_if_it_hangs()
             order = await self._next_order()
             if order is None:
                 if not await self._ray_answers(LOOK_SECONDS):
@@ -73,6 +82,7 @@ class WarmDriver:
             if order.version != __version__:
                 return Left.OTHER_VERSION
             await self._carry_out(order)
+            _end_if_it_hangs()
             if not await self._is_over(order):
                 return Left.UNHEARD
             if self.served >= self.most_jobs:
@@ -102,6 +112,7 @@ class WarmDriver:
 
     async def _carry_out(self, order: Order) -> None:
         self.served += 1
+        faulthandler.cancel_dump_traceback_later()  # from here on heartbeats say that we live
         log.info("driving", driver=self.name, job=order.job_id)
         try:
             outcome = await run_admitted(
@@ -142,3 +153,9 @@ class WarmDriver:
         done, _ = await asyncio.wait({answer}, timeout=ANSWER_SECONDS)
         self.looked = time.monotonic()
         return bool(done) and answer.result()
+
+
+def _end_if_it_hangs() -> None:
+    """Ends this process, with all its stacks in its log, unless it comes back here or drives a job in time. It drives
+    nothing, so that nobody else would stop it for its silence."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)

@@ -5,6 +5,7 @@ May import: jos.core. Tests: tests/contract/test_launcher.py runs against every 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -49,8 +50,9 @@ class Launcher(Protocol):
         """What the driver of the present attempt is called if it gets a process of its own."""
         ...
 
-    async def keep_warm(self, count: int) -> None:
-        """Sees to it that so many spare drivers wait for a job, or are on their way."""
+    async def keep_warm(self, count: int, driving: Collection[str] = ()) -> None:
+        """Sees to it that so many spare drivers wait for a job, or are on their way. `driving`: names of drivers that
+        have an attempt in hand, whatever else is known of them; they are left alone."""
         ...
 
     async def close(self) -> None: ...

@@ -39,6 +39,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_JOB_STOP_WAIT_TIME_S": "35",  # between SIGTERM and SIGKILL: beyond the 30 s that a driver may drain
     "RAY_preload_python_modules": "jos.driver.preload",
     "RAY_prestart_worker_first_driver": "0",  # warm drivers ask for what they need (jos.driver.cluster.prestart)
 }

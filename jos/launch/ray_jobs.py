@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,7 @@ class RayJobs:
         self.client = httpx2.AsyncClient(base_url=dashboard.rstrip("/"), timeout=TIMEOUT, headers=_authorization())
         self.tidying: asyncio.Task[None] | None = None
         self.surplus_since: float | None = None
+        self.starting: dict[str, float] = {}  # warm drivers that have not come up -> since when, monotonic
 
     # --- drivers of one attempt ---
 
@@ -99,20 +100,26 @@ class RayJobs:
 
     # --- warm drivers ---
 
-    async def keep_warm(self, count: int) -> None:
+    async def keep_warm(self, count: int, driving: Collection[str] = ()) -> None:
         seen = {n: d for n, d in (await self.seen()).items() if n.startswith(WARM)}
         known, idle = await self.drivers.known(), await self.drivers.idle()
         live = {n for n, d in seen.items() if d.state != "ended"}
         await self.drivers.forget(known - live)
-        starting = live - known
-        for name in starting:
-            if _age(seen[name]) > STUCK_SECONDS:
-                log.warning("a warm driver did not come up; stopped", driver=name)
-                await self.stop(name)
-        for _ in range(min(count - len(set(idle) & live) - len(starting), MOST_STARTS)):
+        await self._stop_stuck(live - known - set(driving))
+        for _ in range(min(count - len(set(idle) & live) - len(self.starting), MOST_STARTS)):
             name = self.warm_prefix + new_id("drv").removeprefix("drv_")
             await self._submit(name, f"warm --name {name}", {"warm": "true"})
         await self._shrink(len(idle) - count)
+
+    async def _stop_stuck(self, starting: set[str]) -> None:
+        """By how long we have seen each one not to be up, and not by its age: a Redis that lost its memory knows none
+        of them, until they say again that they are up."""
+        now = time.monotonic()
+        self.starting = {name: self.starting.get(name, now) for name in starting}
+        for name, since in self.starting.items():
+            if now - since > STUCK_SECONDS:
+                log.warning("a warm driver did not come up; stopped", driver=name)
+                await self.stop(name)
 
     async def _shrink(self, surplus: int) -> None:
         """Idle drivers that have been too many for long go, one at a time."""
@@ -208,10 +215,6 @@ def _seen(job: Mapping[str, Any]) -> DriverSeen:
         job.get("driver_exit_code") if state == "ended" else None,
         datetime.fromtimestamp(started / 1000, UTC) if started else None,
     )
-
-
-def _age(driver: DriverSeen) -> float:
-    return (datetime.now(UTC) - driver.started_at).total_seconds() if driver.started_at else 0.0
 
 
 def _node(offered: Mapping[str, float]) -> Node:

@@ -40,12 +40,13 @@ class Drivers:
 
     async def register(self, name: str) -> None:
         """It is up: from now on it counts as idle or busy, no longer as starting."""
-        await self._connection.commands([("SADD", _KNOWN, name), ("DEL", _INBOX + name)])
+        await self._connection.command("DEL", _INBOX + name)
         await self.beat(name)
 
     async def beat(self, name: str) -> None:
-        """It is idle. Without effect while an order waits for it."""
-        await self._connection.script("idle", [_IDLE, _INBOX + name], [name])
+        """It is up, and idle unless an order waits for it. That it is up is said each time: a Redis that was emptied,
+        or an older one that was restored, does not know it."""
+        await self._connection.script("idle", [_IDLE, _INBOX + name, _KNOWN], [name])
 
     async def next_order(self, name: str, seconds: float) -> Order | None:
         """Waits for one. It is gone from the inbox then: whoever asks must carry it out or let it go."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,11 @@ from controller_lab import LIMITS, PACES, House, at_home, until
 from fake_launcher import Script
 from valkey_lab import Valkey
 
-from jos.controller.controller import Duties
+from jos.controller import admitter
+from jos.controller.controller import Controller, Duties
 from jos.core.commands import Admit, Completed, Retry, Started
-from jos.core.model import Job, RetryPolicy, Status, Timeouts
+from jos.core.model import Gpu, Job, Resources, RetryPolicy, Status, Timeouts
+from jos.core.queues import QueueConfig
 
 
 def home(valkey: Valkey) -> Path:
@@ -61,6 +67,124 @@ def test_jobs_wait_for_capacity_with_a_reason_and_all_complete(valkey: Valkey) -
         assert house.launcher.most == 2
 
     at_home(home(valkey), test, cpu=2)
+
+
+def test_a_job_starts_on_configured_nodes_that_do_not_live_yet(valkey: Valkey) -> None:
+    """A GPU pool at zero grows only once an index waits in Ray for it."""
+
+    async def test(house: House) -> None:
+        house.controller()
+        gpu = Resources(gpu=Gpu(count=1, required=True))
+        job = await house.submit(resources=gpu)
+        await until(lambda: _some_reason(house, [job], "NoNodeFits"))
+        house.config = QueueConfig.of({"nodes": [{"count": 2, "resources": {"cpu": 8, "gpu": 8}}]})
+        await house.reaches(job, Status.COMPLETED)
+
+    at_home(home(valkey), test)
+
+
+def test_jobs_that_wait_for_others_drivers_to_come_up_say_so(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admitter, "MOST_COMING", 1)
+
+    async def test(house: House) -> None:
+        script = Script(takes=False)
+        house.launcher.scripts = scripted(script)
+        house.controller()
+        first = await house.reaches(await house.submit(), Status.ADMITTED)
+        second = await house.submit()
+        await until(lambda: _words(house, second, "It is next: it starts as soon as fewer than 1 drivers"))
+        assert (await house.store.get(second.id)).reason == "WaitingForCapacity"
+        script.takes = True
+        for job in (first, second):
+            await house.reaches(job, Status.COMPLETED)
+
+    at_home(home(valkey), test)
+
+
+def test_jobs_that_wait_for_a_cluster_that_does_not_answer_say_so(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admitter, "AWAY", timedelta(seconds=0.1))
+
+    async def test(house: House) -> None:
+        house.launcher.reachable = False
+        house.controller()
+        job = await house.submit()
+        await until(lambda: _some_reason(house, [job], "ClusterUnavailable"))
+        house.launcher.reachable = True
+        await house.reaches(job, Status.COMPLETED)
+        assert (await house.told(job)).count("job.waiting") == 1
+
+    at_home(home(valkey), test)
+
+
+def test_the_words_of_a_reason_follow_what_is_without_an_event(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admitter, "WORDS_STAY", timedelta(seconds=0.1))
+
+    async def test(house: House) -> None:
+        house.launcher.scripts = scripted(Script(work=None))
+        house.controller()
+        await house.reaches(await house.submit(), Status.RUNNING)
+        large = await house.submit(resources=Resources(cpu=2))
+        await until(lambda: _words(house, large, "One index needs 2 CPUs; 1 CPU of 2 CPUs is free"))
+        await house.reaches(await house.submit(), Status.RUNNING)
+        await until(lambda: _words(house, large, "One index needs 2 CPUs; 0 CPUs of 2 CPUs is free"))
+        assert (await house.told(large)).count("job.waiting") == 1
+
+    at_home(home(valkey), test, cpu=2)
+
+
+def test_a_new_leader_keeps_what_was_promised_and_takes_no_second_victim(valkey: Valkey) -> None:
+    """An older job of the same priority, which may preempt nobody, would else take what comes back."""
+
+    async def test(house: House) -> None:
+        never = {"preemption": {"within_queue": "never"}}
+        house.config = QueueConfig.of({"queues": {"mild": never, "harsh": {}}})
+        house.launcher.scripts = scripted(Script(work=None, drains=False))
+        leader = house.controller()
+        slow = Timeouts(drain=60)
+        low = [await house.submit(queue="harsh", timeouts=slow) for _ in range(2)]
+        for job in low:
+            await house.reaches(job, Status.RUNNING)
+        older = await house.submit(queue="mild", priority=9)
+        await until(lambda: _some_reason(house, [older], "ClusterFull"))
+        newer = await house.submit(queue="harsh", priority=9)
+        await until(lambda: _some_reason(house, [newer], "WaitingForPreemption"))
+        await house.kill(leader)
+        next_one = house.controller()
+        await until(lambda: _true(_plans(next_one) >= 3))
+        found = await house.store.get_many([job.id for job in low])
+        assert [job.status for job in found.values()].count(Status.PREEMPTED) == 1
+
+    at_home(home(valkey), test, cpu=2)
+
+
+def test_a_queue_timeout_runs_out_while_the_cluster_does_not_answer(valkey: Valkey) -> None:
+    """Whoever set it wants to hear of it, whatever the job waits for."""
+
+    async def test(house: House) -> None:
+        house.launcher.reachable = False
+        house.controller()
+        job = await house.reaches(await house.submit(timeouts=Timeouts(queue=0.1)), Status.FAILED)
+        assert job.reason == "QueueTimeout"
+
+    at_home(home(valkey), test)
+
+
+def test_a_storage_that_blocks_all_shared_threads_keeps_nobody_from_being_admitted(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        house.controller()
+        await house.reaches(await house.submit(), Status.COMPLETED)
+        released = threading.Event()
+        blocked = asyncio.create_task(asyncio.to_thread(released.wait))
+        try:
+            await house.reaches(await house.submit(), Status.COMPLETED)
+        finally:
+            released.set()
+            await blocked
+
+    at_home(home(valkey), test)
 
 
 def test_a_higher_priority_preempts_and_the_victim_resumes_by_itself(valkey: Valkey) -> None:
@@ -272,10 +396,13 @@ def test_a_job_that_was_cancelled_and_retried_waits_for_its_old_driver(valkey: V
     at_home(home(valkey), test)
 
 
-def test_spare_drivers_are_kept(valkey: Valkey) -> None:
+def test_spare_drivers_are_kept_and_those_that_drive_are_left_alone(valkey: Valkey) -> None:
     async def test(house: House) -> None:
+        house.launcher.scripts = scripted(Script(work=None))
         house.controller(Duties(warm_drivers=3))
         await until(lambda: _true(house.launcher.warmed == 3))
+        job = await house.reaches(await house.submit(), Status.RUNNING)
+        await until(lambda: _true(house.launcher.left_alone == {house.launcher.name_of(job)}))
 
     at_home(home(valkey), test)
 
@@ -302,7 +429,7 @@ def test_a_failing_loop_is_counted_and_keeps_no_other_from_its_work(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(house: House) -> None:
-        async def broken(count: int) -> None:
+        async def broken(count: int, driving: Collection[str]) -> None:
             raise RuntimeError("a fault of ours")
 
         monkeypatch.setattr(house.launcher, "keep_warm", broken)
@@ -317,6 +444,14 @@ def test_a_failing_loop_is_counted_and_keeps_no_other_from_its_work(
 
 async def _true(value: object) -> object:
     return value
+
+
+def _plans(controller: Controller) -> float:
+    return controller.metrics.registry.get_sample_value("jos_plan_seconds_count") or 0.0
+
+
+async def _words(house: House, job: Job, words: str) -> bool:
+    return (await house.store.get(job.id)).reason_message.startswith(words)
 
 
 async def _some_reason(house: House, jobs: list[Job], reason: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -165,6 +166,33 @@ def test_streams_go_hours_after_the_archive_but_not_of_a_job_that_was_retried(va
         await pruner(house).step(now() + timedelta(hours=2))
         assert not (await house.store.events(gone.id))[1]
         assert (await house.store.events(retried.id))[1]
+
+    at_home(home(valkey), test)
+
+
+def test_removing_many_folders_takes_two_threads_at_most(valkey: Valkey) -> None:
+    """Of those that everything else in the process shares, however long the storage takes."""
+
+    async def test(house: House) -> None:
+        storage = open_storage(str(house.folder / "storage"))
+        removals = Removals(house.store, storage, Files(house.store, storage))
+        busy, most, done = 0, 0, threading.Event()
+
+        def empty(folder: str) -> None:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            done.wait()
+            busy -= 1
+
+        removals._empty = empty  # type: ignore[method-assign]
+        jobs = [await house.submit() for _ in range(5)]
+        going = [asyncio.create_task(removals.remove(job, lambda _: None)) for job in jobs]
+        await until(lambda: _true(busy == 2))
+        await until(lambda: _true(len(removals._tasks) == 5))
+        done.set()
+        await asyncio.gather(*going)
+        assert most == 2
 
     at_home(home(valkey), test)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from jobs_lab import alive, until
 
+from jos.controller.reconcile import LIMITS
+from jos.core.model import Timeouts
 from jos.launch import ray_head
 
 SETTINGS = {"JOS_HOME": "/nowhere", "JOS_ORG": "org_a"}
@@ -29,6 +31,9 @@ def test_a_head_lives_until_it_is_stopped_and_nothing_of_it_stays(home: Path, mo
     environment = Path(f"/proc/{head.pid}/environ").read_text().split("\0")
     assert "JOS_ORG=org_a" in environment
     assert not [v for v in environment if v.startswith("RAY_ADDRESS=")]
+    [wait] = [v.partition("=")[2] for v in environment if v.startswith("RAY_JOB_STOP_WAIT_TIME_S=")]
+    assert int(wait) > Timeouts().drain, "a driver that is stopped is not killed while it may drain"
+    assert int(wait) < LIMITS.proof, "one that hangs is killed before it is given up without proof"
     assert _listens_elsewhere(ray_head._left_of(head)) == []
 
     os.kill(head.pid, 9)

@@ -7,7 +7,7 @@ same launcher.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -59,6 +59,7 @@ class FakeLauncher:
     taken: list[str] = field(default_factory=list)  # tokens, in order: no token may come twice
     orders: list[str] = field(default_factory=list)
     warmed: int = 0
+    left_alone: set[str] = field(default_factory=set)
     most: int = 0  # drivers that had taken a job at the same time
 
     def name_of(self, job: Job) -> str:
@@ -88,8 +89,8 @@ class FakeLauncher:
         self._check()
         return self.capacity
 
-    async def keep_warm(self, count: int) -> None:
-        self.warmed = count
+    async def keep_warm(self, count: int, driving: Collection[str] = ()) -> None:
+        self.warmed, self.left_alone = count, set(driving)
 
     async def close(self) -> None:
         tasks = [d.task for d in self.drivers.values() if d.task is not None]

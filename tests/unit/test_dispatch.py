@@ -23,6 +23,8 @@ from jos.core.stimuli import (
     IndexUp,
     Instruction,
     LeaseDone,
+    NoRoom,
+    Placed,
     Push,
     SpanFault,
     StartIndex,
@@ -312,6 +314,56 @@ def test_no_progress_for_too_long_ends_the_attempt() -> None:
     (last,) = world.tell(Tick())
     assert isinstance(last, GiveUp)
     assert last.code == "no_progress"
+
+
+def test_waiting_for_a_node_is_no_lack_of_progress() -> None:
+    world = World.of([plan(10)], indexes=1, no_progress_seconds=60.0, no_room_seconds=300.0)
+    world.now = 290.0
+    assert world.tell(Tick()) == []
+    world.tell(Placed(0, 1))
+    world.now = 349.0
+    assert world.tell(Tick()) == []
+    world.now = 351.0
+    (last,) = world.tell(Tick())
+    assert isinstance(last, GiveUp)
+    assert last.code == "no_progress"
+
+
+def test_an_attempt_that_finds_no_room_leaves_through_no_fault_of_the_job() -> None:
+    world = World.of([plan(10)], indexes=2, no_progress_seconds=60.0, no_room_seconds=300.0)
+    world.now = 301.0
+    assert world.tell(Tick()) == [NoRoom("no node has had room for an index for 300 s")]
+    assert world.tell(Tick()) == []
+
+
+def test_one_index_that_has_room_keeps_the_others_waiting() -> None:
+    world = World.of([plan(1000)], indexes=2, no_room_seconds=300.0)
+    world.up(0)
+    world.now = 1000.0
+    assert world.tell(Tick()) == []
+    world.down(0, "its node left")
+    world.now = 1299.0
+    assert world.tell(Tick()) == []
+    world.now = 1301.0
+    assert isinstance(world.tell(Tick())[-1], NoRoom)
+
+
+def test_an_index_that_went_because_nothing_was_left_for_it_has_no_room_to_give() -> None:
+    world = World.of([plan(20)], indexes=2, no_room_seconds=300.0)
+    world.up(0, 1)
+    while not any(isinstance(s, StopIndex) for s in world.seen):
+        world.work(1 if world.held[1] else 0)
+    (stopped,) = (s.index for s in world.seen if isinstance(s, StopIndex))
+    world.down(1 - stopped, "its node left")
+    world.now = 301.0
+    assert isinstance(world.tell(Tick())[-1], NoRoom)
+
+
+def test_without_a_controller_an_attempt_that_finds_no_room_makes_no_progress() -> None:
+    """Nobody would queue it again; so it is told, and after that waited for as after any failure."""
+    world = World.of([plan(10)], indexes=1, no_progress_seconds=60.0)
+    world.now = 61.0
+    assert isinstance(world.tell(Tick())[-1], GiveUp)
 
 
 def test_a_drain_pushes_nothing_more_and_ends_when_all_in_hand_is_committed() -> None:

@@ -75,8 +75,13 @@ SPEC = JobSpec(
 def walk(*commands: Command) -> Job:
     job = new_job(SPEC, NOW).job
     for command in commands:
-        job = decide(job, command, NOW).job
+        job = decide(job, command, moment(command)).job
     return job
+
+
+def moment(command: Command) -> datetime:
+    """A timeout is only heard once it has run out."""
+    return NOW + timedelta(seconds=600 if isinstance(command, Expire) else 0)
 
 
 PENDING: tuple[Command, ...] = ()
@@ -271,7 +276,7 @@ CHANGES: dict[str, tuple[tuple[Command, ...], Command, Status, Reason, bool, lis
 def test_change(case: str) -> None:
     before, command, status, reason, held, events = CHANGES[case]
     job = walk(*before)
-    later = NOW + timedelta(seconds=1)
+    later = moment(command) + timedelta(seconds=1)
     after = decide(job, command, later)
     assert (after.job.status, after.job.reason, after.job.holds_capacity) == (status, reason, held)
     assert [event.event_type for event in after.events] == events
@@ -347,7 +352,7 @@ def test_invalid(case: str) -> None:
     before, command = INVALID[case]
     job = walk(*before)
     with pytest.raises(InvalidTransition, match=type(command).__name__) as caught:
-        decide(job, command, NOW)
+        decide(job, command, moment(command))
     assert str(job.status) in caught.value.message
     assert job.id in caught.value.message
     assert caught.value.http_status == 409
@@ -398,8 +403,23 @@ def test_completion_forgets_the_failure_of_an_earlier_attempt() -> None:
 def test_a_reason_to_wait_is_told_once_and_gone_with_the_wait() -> None:
     job = walk(Hold(Reason.CLUSTER_FULL, "needs 1 GPU; 0 of 8 are free"))
     assert job.reason_message == "needs 1 GPU; 0 of 8 are free"
-    assert decide(job, Hold(Reason.CLUSTER_FULL, "needs 1 GPU; 1 of 9 is free"), NOW).job is job
+    assert decide(job, Hold(Reason.CLUSTER_FULL, "needs 1 GPU; 0 of 8 are free"), NOW).job is job
     assert decide(job, Admit("a"), NOW).job.reason_message == ""
+
+
+def test_new_words_for_the_same_reason_are_written_without_an_event() -> None:
+    after = decide(walk(Hold(Reason.BEHIND_HEAD, "job_a is before it")), Hold(Reason.BEHIND_HEAD, "job_b is"), NOW)
+    assert (after.job.reason_message, after.events) == ("job_b is", ())
+
+
+def test_a_timeout_that_an_earlier_attempts_driver_counted_fails_no_later_one() -> None:
+    """Its own clock says that the run timeout has passed; of the attempt that runs now it has not."""
+    job = walk(*RUNNING)
+    for minutes, command in ((9, DriverGone("a")), (9, Admit("b", indexes=1)), (9, Started("b"))):
+        job = decide(job, command, NOW + timedelta(minutes=minutes)).job
+    with pytest.raises(InvalidTransition, match=r"Expire\(run\)"):
+        decide(job, Expire("run"), NOW + timedelta(minutes=11))
+    assert decide(job, Expire("run"), NOW + timedelta(minutes=19)).job.status is Status.FAILED
 
 
 def test_a_grant_only_grows() -> None:
@@ -430,12 +450,12 @@ def test_a_driver_is_asked_to_leave_once_however_often_its_job_is_retried_and_ca
         return job.attempt.asked_to_leave_at
 
     for leaving in (Cancel(), Preempt(), Expire("run")):
-        job = walk(*RUNNING)
+        job, first = walk(*RUNNING), moment(leaving)
         assert asked(job) is None
-        job = decide(job, leaving, NOW).job
+        job = decide(job, leaving, first).job
         for minute, command in enumerate((Retry(), Cancel(), Retry()) if job.status is not Status.PREEMPTED else ()):
-            job = decide(job, command, NOW + timedelta(minutes=minute + 1)).job
-        assert asked(job) == NOW, leaving
+            job = decide(job, command, first + timedelta(minutes=minute + 1)).job
+        assert asked(job) == first, leaving
     assert asked(decide(walk(*RUNNING), Completed("a"), NOW).job) is None
     assert asked(walk(*CANCELLED, Drained("a"), Retry(), Admit("b"))) is None
 
@@ -451,6 +471,22 @@ def test_a_users_retry_renews_the_budget_and_clears_the_end() -> None:
     job = decide(job, Retry(), NOW).job
     assert (job.automatic_retries, job.retry_count) == (0, 3)
     assert (job.failed_at, job.cancelled_at, job.error) == (None, None, None)
+
+
+def test_an_attempt_that_ran_well_renews_the_budget_and_is_no_users_retry() -> None:
+    """A job of two weeks may lose a driver every day; which retries were a user's is still told apart."""
+    job, now = walk(*RUNNING), NOW
+    for day in range(1, 9):
+        now = NOW + timedelta(days=day)
+        after = decide(job, DriverGone(f"{'a' if day == 1 else day - 1}"), now)
+        assert (after.job.status, after.job.retries_spent) == (Status.PENDING, 1)
+        assert after.job.not_before == now + timedelta(seconds=5), "the back-off begins anew as well"
+        assert after.job.automatic_retries == after.job.retry_count == day
+        job = decide(decide(after.job, Admit(f"{day}"), now).job, Started(f"{day}"), now).job
+    job = decide(job, DriverGone("8"), now + timedelta(minutes=59)).job
+    assert job.retries_spent == 2, "less than an hour is not yet well"
+    job = decide(job, Admit("9"), now).job
+    assert decide(job, DriverGone("9"), now + timedelta(hours=9)).job.status is Status.FAILED, "it never started"
 
 
 def test_a_lost_driver_is_told_with_the_launchers_words() -> None:
@@ -529,7 +565,7 @@ def test_the_diagram_shows_exactly_what_the_table_allows() -> None:
     happens = defaultdict(set)
     for job, command in itertools.product(reachable(), every_command()):
         try:
-            after = decide(job, command, NOW).job
+            after = decide(job, command, moment(command)).job
         except (InvalidTransition, StaleAttempt):
             continue
         if after is not job:
@@ -597,7 +633,8 @@ class Walk(RuleBasedStateMachine):
             expected = EVENT_OF.get(after.status) or ("job.retried" if isinstance(command, Retry) else "job.requeued")
             assert expected in events
         elif isinstance(command, Hold | Taken | Grow):
-            assert events == {Hold: ["job.waiting"], Taken: [], Grow: ["job.grown"]}[type(command)]
+            told = ["job.waiting"] if before.reason != after.reason else []
+            assert events == {Hold: told, Taken: [], Grow: ["job.grown"]}[type(command)]
             assert after.holds_capacity == before.holds_capacity
         else:
             assert not events
@@ -693,6 +730,7 @@ class Walk(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(["queue", "run"]))
     @precondition(lambda self: self.now.second % 3 == 0)
     def expire(self, kind: Literal["queue", "run"]) -> None:
+        self.now += timedelta(seconds=600)
         self.send(Expire(kind))
 
     @rule()
@@ -716,7 +754,8 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def the_retry_budget_is_never_exceeded(self) -> None:
-        assert self.job.automatic_retries == self.retries <= PIPELINE.retry_policy.max_retries
+        assert self.job.automatic_retries == self.retries
+        assert self.job.retries_spent <= min(self.retries, PIPELINE.retry_policy.max_retries)
         assert (self.job.not_before is not None) <= (self.job.status is Status.PENDING)
 
     @invariant()

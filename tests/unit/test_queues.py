@@ -10,6 +10,7 @@ import yaml
 
 from jos.core.errors import ConfigInvalid
 from jos.core.queues import QueueConfig
+from jos.core.snapshot import Node, capacity
 
 PAGE = Path(__file__).parents[2] / "docs" / "queues.md"
 
@@ -33,6 +34,15 @@ def test_the_example_in_the_documentation_is_valid() -> None:
     config = QueueConfig.of(yaml.safe_load(example))
     assert config.queues["research"].quota["memory"] == 256e9  # YAML reads 256e9 as text
     assert set(config.queues) >= {"default", "research", "production"}
+
+
+def test_configured_nodes_are_what_plans_count_with_and_else_those_that_live() -> None:
+    living = (Node({"cpu": 4.0}),)
+    assert capacity(QueueConfig.of(None), living) == living
+    assert capacity(QueueConfig.of(None), None) is None
+    config = QueueConfig.of({"nodes": [{"count": 2, "resources": {"cpu": 8}}, {"resources": {"cpu": 2, "gpu": 1}}]})
+    expected = (Node({"cpu": 8.0}), Node({"cpu": 8.0}), Node({"cpu": 2.0, "gpu": 1.0}))
+    assert capacity(config, living) == capacity(config, None) == expected
 
 
 def test_a_route_wins_over_the_pipelines_queue_and_an_unknown_queue_is_the_default() -> None:
@@ -61,6 +71,15 @@ def test_ceilings_differ_by_role() -> None:
         ("queues: {a: {quota: {gpus: 1}}}", "$.queues.a.quota: 'gpus' is no resource: use cpu, memory, gpu or"),
         ("queues: {a: {quota: {cpu: -1}}}", "$.queues.a.quota: cpu: must be a number that is not negative"),
         ("queues: {a: {borrowing_limit: {cpu: 1}}}", "$.queues.a: borrowing_limit means nothing without a cohort"),
+        ("queues: {a: {weight: 2}}", "$.queues.a: weight means nothing without a cohort"),
+        (
+            "queues: {a: {cohort: c, quota: {cpu: 1}, borrowing_limit: {gpu: 1}}}",
+            "$.queues.a: borrowing_limit.gpu means nothing without a quota of gpu",
+        ),
+        ("nodes: [{resources: {gpus: 1}}]", "$.nodes.0.resources: 'gpus' is no resource"),
+        ("nodes: [{resources: {'gpu:H100': 8}}]", "$.nodes.0.resources: gpu:H100: a GPU of a type counts for gpu as"),
+        ("nodes: [{count: -1, resources: {cpu: 1}}]", "$.nodes.0.count: Input should be greater than or equal to 0"),
+        ("nodes: [{count: 2}]", "$.nodes.0.resources: Field required"),
         ("queues: {a: {weight: 0}}", "$.queues.a.weight: Input should be greater than 0"),
         ("queues: {a: {strategy: lifo}}", "$.queues.a.strategy: Input should be 'best_effort' or 'strict_fifo'"),
         ("routes: {classify: gone}", "$: routes.classify: there is no queue 'gone'"),
