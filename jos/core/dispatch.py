@@ -221,7 +221,9 @@ class Dispatch:
         index.placed = True
 
     def _homeless(self) -> bool:
-        return not any(x.placed and not x.stopping for x in self.indexes.values())
+        """Indexes are wanted, and no node holds one. At the end, when all were sent home, none is wanted."""
+        wanted = [x for x in self.indexes.values() if not x.stopping]
+        return bool(wanted) and not any(x.placed for x in wanted)
 
     def _progress(self) -> None:
         self.last_progress = self.now
