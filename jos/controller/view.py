@@ -136,7 +136,7 @@ def holding(job: Job, work_lost: float | None, now: datetime) -> Holding:
         leaving=not stays,
         preemption_count=job.preemption_count,
         work_lost=(now - began).total_seconds() if work_lost is None else work_lost,
-        growable=stays and attempt.indexes is not None,
+        growable=stays and attempt.indexes is not None and not attempt.shrunk,
     )
 
 

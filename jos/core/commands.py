@@ -35,6 +35,15 @@ class Grow:
 
 
 @dataclass(frozen=True)
+class Shrink:
+    """The driver has work for `indexes` of its indexes only, now and to its end, and has stopped the others: what they
+    held is free. No Grow of this attempt counts from then on."""
+
+    token: str
+    indexes: int
+
+
+@dataclass(frozen=True)
 class Hold:
     """The controller looked at a waiting job and says why it goes on waiting. The same again is a repeat; the same
     reason in other words is written, but no event."""
@@ -122,7 +131,7 @@ class Expire:
 
 
 LastWord = Completed | Exited | Drained
-OfAttempt = Taken | Grow | Started | LastWord | DriverGone
+OfAttempt = Taken | Grow | Shrink | Started | LastWord | DriverGone
 Command = Admit | OfAttempt | Hold | Preempt | Cancel | Retry | Expire
 
 

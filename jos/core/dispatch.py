@@ -181,6 +181,10 @@ class Dispatch:
         """Whether all work was given out (it may still be in hand, or come back)."""
         return not (self.to_plan or self.again or self.alone or self._fresh_left())
 
+    def winding_down(self) -> bool:
+        """Whether nothing is left and no file that is being planned can bring more."""
+        return self.nothing_left() and not self._planning()
+
     def _fresh_left(self, enough: int = 1) -> int:
         """How many fresh spans are left; counted only up to `enough`."""
         while len(self.heads) < enough and self.fresh:
@@ -209,7 +213,7 @@ class Dispatch:
 
     def _grow(self, granted: int, out: list[Instruction]) -> None:
         """More indexes, unless there is nothing left to give them."""
-        if self.draining or self.nothing_left():
+        if self.draining or self.winding_down():
             return
         for i in range(len(self.indexes), min(granted, self.most_indexes)):
             self.indexes[i] = _Index()
@@ -506,13 +510,17 @@ class Dispatch:
 
     def _release_idle(self, out: list[Instruction]) -> None:
         """An index for which nothing is left goes, and frees its GPU; the last one stays for what may come back."""
-        if not self.nothing_left() or self._planning():
+        if not self.winding_down():
             return
         busy = sum(bool(x.leases) for x in self.indexes.values())
         for i, index in self.indexes.items():
             if busy and index.idle and not index.stopping:
                 index.stopping = True
                 out.append(StopIndex(i, index.life, kill=False, reason="nothing is left for it"))
+
+    def wanted(self) -> int:
+        """How many indexes there is work for, or may be again."""
+        return max(1, sum(not index.stopping for index in self.indexes.values()))
 
     def check(self) -> None:
         """Raises AssertionError if a span is in two places, or an index has too much in hand."""

@@ -37,6 +37,7 @@ from jos.core.commands import (
     Preempt,
     Reason,
     Retry,
+    Shrink,
     Started,
     Taken,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Preempt",
     "Reason",
     "Retry",
+    "Shrink",
     "Started",
     "Taken",
     "Transition",
@@ -164,7 +166,9 @@ def _applied_already(job: Job, command: Command) -> bool:
         case Taken(driver=driver):
             return attempt is not None and attempt.driver == driver
         case Grow(indexes=indexes):
-            return attempt is not None and (attempt.indexes is None or attempt.indexes >= indexes)
+            return attempt is not None and (attempt.shrunk or attempt.indexes is None or attempt.indexes >= indexes)
+        case Shrink(indexes=indexes):
+            return attempt is not None and (attempt.indexes is None or attempt.indexes <= max(indexes, 1))
         case Hold(reason, message):
             return job.status is Status.PENDING and (job.reason, job.reason_message) == (reason, message)
         case Started():
@@ -268,6 +272,13 @@ def _grow(job: Job, command: Grow, now: datetime) -> Transition:
     message = f"{command.indexes} of {job.parallelism} indexes are granted now."
     event = _event(now, "job.grown", message, payload={"attempt": attempt.number, "indexes": command.indexes})
     return Transition(job.model_copy(update={"attempt": attempt, "updated_at": now}), (event,))
+
+
+def _shrink(job: Job, command: Shrink, now: datetime) -> Transition:
+    """No event: the driver tells of each index that it stops."""
+    assert job.attempt is not None
+    attempt = job.attempt.model_copy(update={"indexes": max(command.indexes, 1), "shrunk": True})
+    return Transition(job.model_copy(update={"attempt": attempt, "updated_at": now}))
 
 
 def _start(job: Job, command: Started, now: datetime) -> Transition:
@@ -427,6 +438,7 @@ def _table() -> Mapping[tuple[Status, type], Rule]:
         (Status.PENDING, Expire): _expire,
         (Status.PENDING, Hold): _hold,
         (Status.ADMITTED, Grow): _grow,
+        (Status.ADMITTED, Shrink): _shrink,
         (Status.ADMITTED, Started): _start,
         (Status.ADMITTED, Drained): _requeue,
         (Status.ADMITTED, Exited): _fail_attempt,
@@ -435,6 +447,7 @@ def _table() -> Mapping[tuple[Status, type], Rule]:
         (Status.ADMITTED, Cancel): _cancel,
         (Status.ADMITTED, Expire): _expire,
         (Status.RUNNING, Grow): _grow,
+        (Status.RUNNING, Shrink): _shrink,
         (Status.RUNNING, Completed): _complete,
         (Status.RUNNING, Drained): _requeue,
         (Status.RUNNING, Exited): _fail_attempt,

@@ -236,8 +236,9 @@ class Attempt(Model):
     host: str = ""  # where the driver runs, set by Started, or by Admit where a driver admits itself
     pid: int = 0
     indexes: int | None = (
-        None  # how many indexes the grant allows, set by Admit and Grow; None: no controller, no limit
+        None  # how many indexes the grant allows, set by Admit, Grow and Shrink; None: no controller, no limit
     )
+    shrunk: bool = False  # set by Shrink: nothing is left for more indexes
     driver: str = ""  # the launcher's name of the process that drives it, set once by Taken
     asked_to_leave_at: datetime | None = None  # set once: the job went on without it (cancelled, preempted, timed out)
     ended_at: datetime | None = None  # when its driver was known to be gone; until then the capacity is held

@@ -24,7 +24,7 @@ import orjson
 import structlog
 
 from jos.core import standing
-from jos.core.commands import Completed, Drained, Exited, Expire, Started
+from jos.core.commands import Completed, Drained, Exited, Expire, Shrink, Started
 from jos.core.dispatch import Dispatch, Limits
 from jos.core.errors import FenceLost, JosError, NotFound, StaleAttempt, StoreUnavailable
 from jos.core.ledger import STEPS, Entry
@@ -234,6 +234,7 @@ class Driver:
             stimulus = await self.stimuli.get()
             self._obey(self.brain.handle(stimulus, time.monotonic()))
             self.committer.hurry(self.brain.nothing_left())
+            self._give_back()
 
     async def _ticks(self) -> None:
         while True:
@@ -278,6 +279,12 @@ class Driver:
         if not what.kill:
             self.mirror.event("index.completed", f"index {what.index}: {what.reason}", index=what.index)
         self.pool.stop(what)
+
+    def _give_back(self) -> None:
+        """The capacity of indexes that were sent home, or that were granted when nothing was left for them."""
+        if self.granted is not None and self.brain.winding_down() and self.brain.wanted() < self.granted:
+            self.granted = self.brain.wanted()
+            self._say(Shrink(self.token, self.granted))
 
     def _note_push(self, what: Push) -> None:
         self.mirror.began = self.mirror.began or time.monotonic()

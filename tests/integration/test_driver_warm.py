@@ -39,9 +39,9 @@ def admit(lab: Lab, job_id: str, indexes: int | None = None) -> str:
     return token
 
 
-def job(lab: Lab, count: int = 60, seconds: float = 0.1, parallelism: int = 2) -> str:
+def job(lab: Lab, count: int = 60, seconds: float = 0.1, parallelism: int = 2, span: int = 4) -> str:
     file = lab.write(f"{secrets.token_hex(4)}.jsonl", texts("a", count))
-    return lab.submit("shout", [file], parallelism, span_records=4, seconds=seconds)
+    return lab.submit("shout", [file], parallelism, span_records=span, seconds=seconds)
 
 
 def done(lab: Lab, job_id: str, count: int = 60) -> Job:
@@ -108,6 +108,20 @@ def test_a_grant_holds_the_indexes_back_until_it_grows(lab: Lab) -> None:
     lab.wait_for(job_id, "index.started", 3)
     assert driver.end().code == 0
     done(lab, job_id, 200)
+
+
+def test_what_indexes_held_for_which_nothing_is_left_is_free_before_the_job_ends(lab: Lab) -> None:
+    job_id = job(lab, 40, parallelism=3, span=40)  # one span: work for one index
+    token = admit(lab, job_id, indexes=3)
+    driver = lab.driver("attempt", job_id, token)
+
+    def granted() -> int | None:
+        attempt = lab.get(job_id).attempt
+        return attempt.indexes if attempt is not None and lab.get(job_id).status is Status.RUNNING else None
+
+    until(lambda: granted() == 1)
+    assert driver.end().code == 0
+    done(lab, job_id, 40)
 
 
 # --- warm drivers -------------------------------------------------------------------------------------

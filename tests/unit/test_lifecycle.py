@@ -33,6 +33,7 @@ from jos.core.lifecycle import (
     Preempt,
     Reason,
     Retry,
+    Shrink,
     Started,
     Taken,
     backoff,
@@ -435,6 +436,22 @@ def test_a_grant_only_grows() -> None:
     assert (again.attempt.indexes, again.attempt.driver) == (2, "")
 
 
+def test_a_driver_that_needs_fewer_indexes_frees_the_others_for_good() -> None:
+    job = walk(*RUNNING, Grow("a", 8), Shrink("a", 3))
+    assert job.attempt is not None
+    assert (job.attempt.indexes, job.holds_capacity) == (3, True)
+    for said in (Grow("a", 8), Shrink("a", 3), Shrink("a", 5)):  # planned before the plan knew, or said twice
+        assert decide(job, said, NOW).job is job
+    last = decide(job, Shrink("a", 0), NOW).job.attempt
+    assert last is not None
+    assert last.indexes == 1  # the attempt itself goes by its last word
+    without_limit = walk(Admit("a"), Started("a"))
+    assert decide(without_limit, Shrink("a", 1), NOW).job is without_limit
+    again = walk(*RUNNING, Grow("a", 4), Shrink("a", 2), Drained("a"), Admit("b", indexes=1), Grow("b", 4))
+    assert again.attempt is not None
+    assert again.attempt.indexes == 4
+
+
 def test_whoever_takes_an_attempt_is_in_the_record_and_keeps_it() -> None:
     job = walk(*ADMITTED, Taken("a", "warm-1", "node-1", 17))
     attempt = job.attempt
@@ -547,13 +564,14 @@ def test_without_timeouts_nothing_is_ever_overdue() -> None:
 
 def reachable() -> list[Job]:
     """A job in every situation that the table tells apart."""
-    walks = [PENDING, ADMITTED, RUNNING, PREEMPTED, COMPLETED, FAILED, CANCELLED, TIMED_OUT, RETRIED_EARLY]
+    grown = [(*ADMITTED, Grow("a", 3)), (*RUNNING, Grow("a", 3))]
+    walks = [*grown, PENDING, ADMITTED, RUNNING, PREEMPTED, COMPLETED, FAILED, CANCELLED, TIMED_OUT, RETRIED_EARLY]
     return [walk(*one) for one in (*walks, OUT_OF_RETRIES, (*OUT_OF_RETRIES[:-1],))]
 
 
 def every_command() -> list[Command]:
     fixed: list[Command] = [Preempt(), Cancel(), Retry(), Expire("queue"), Expire("run"), Admit("new")]
-    fixed += [Hold(Reason.CLUSTER_FULL, "full"), Taken("a", "warm-1"), Grow("a", 4)]
+    fixed += [Hold(Reason.CLUSTER_FULL, "full"), Taken("a", "warm-1"), Grow("a", 4), Shrink("a", 0)]
     failed = [Exited("a", BOOM, True), Exited("a", IMPOSSIBLE, False)]
     return [*fixed, *failed, Started("a"), Completed("a"), Drained("a"), DriverGone("a")]
 
@@ -632,9 +650,9 @@ class Walk(RuleBasedStateMachine):
         if before.status != after.status:
             expected = EVENT_OF.get(after.status) or ("job.retried" if isinstance(command, Retry) else "job.requeued")
             assert expected in events
-        elif isinstance(command, Hold | Taken | Grow):
+        elif isinstance(command, Hold | Taken | Grow | Shrink):
             told = ["job.waiting"] if before.reason != after.reason else []
-            assert events == {Hold: told, Taken: [], Grow: ["job.grown"]}[type(command)]
+            assert events == {Hold: told, Taken: [], Grow: ["job.grown"], Shrink: []}[type(command)]
             assert after.holds_capacity == before.holds_capacity
         else:
             assert not events
@@ -657,11 +675,14 @@ class Walk(RuleBasedStateMachine):
         self.retries += events.count("attempt.failed")
 
     def check_attempt(self, before: Attempt | None, after: Attempt | None) -> None:
-        """Within one attempt the driver stays the same, and a grant is never taken back."""
+        """Within one attempt the driver stays the same, and a grant is taken back by the driver alone, for good."""
         if before is None or after is None or before.token != after.token:
             return
         assert before.driver in ("", after.driver)
-        assert before.indexes is None or (after.indexes is not None and after.indexes >= before.indexes)
+        if before.indexes is None:
+            return
+        assert after.indexes is not None
+        assert after.indexes >= before.indexes if not after.shrunk else after.indexes <= before.indexes
 
     @rule(indexes=st.sampled_from([None, 1, 2]))
     def admit(self, indexes: int | None) -> None:
@@ -676,6 +697,11 @@ class Walk(RuleBasedStateMachine):
     def grow(self, indexes: int) -> None:
         self.send(Grow(self.tokens[-1], indexes))
 
+    @rule(indexes=st.integers(0, 4))
+    @precondition(lambda self: self.tokens)
+    def shrink(self, indexes: int) -> None:
+        self.send(Shrink(self.tokens[-1], indexes))
+
     @rule(driver=st.sampled_from(["warm-1", "warm-2"]))
     @precondition(lambda self: self.tokens)
     def driver_comes(self, driver: str) -> None:
@@ -689,6 +715,7 @@ class Walk(RuleBasedStateMachine):
         words: dict[str, Command] = {
             "take": Taken(token, "zombie"),
             "grow": Grow(token, 9),
+            "shrink": Shrink(token, 1),
             "start": Started(token, "node"),
             "complete": Completed(token),
             "drain": Drained(token),
@@ -710,7 +737,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(
         age=st.integers(1, 3),
-        kind=st.sampled_from(["take", "grow", "start", "complete", "stumble", "give up", "drain", "gone"]),
+        kind=st.sampled_from(["take", "grow", "shrink", "start", "complete", "stumble", "give up", "drain", "gone"]),
     )
     @precondition(lambda self: len(self.tokens) > 1)
     def zombie_speaks(self, age: int, kind: str) -> None:

@@ -82,5 +82,7 @@ def test_only_an_attempt_that_stays_and_was_granted_indexes_can_grow() -> None:
     assert (leaving.leaving, leaving.growable) == (True, False)
     attempt = job().attempt
     assert attempt is not None
+    shrunk = changed(parallelism=4, attempt=attempt.model_copy(update={"indexes": 2, "shrunk": True}))
+    assert (holding(shrunk, None, now).indexes, holding(shrunk, None, now).growable) == (2, False)
     alone = changed(parallelism=4, attempt=attempt.model_copy(update={"indexes": None}))
     assert (holding(alone, None, now).indexes, holding(alone, None, now).growable) == (4, False)
