@@ -221,11 +221,12 @@ def _answers(dashboard: str) -> bool:
 
 
 def _left_of(head: RayHead) -> list[int]:
-    """What still runs of a head that is dead itself: its servers name Ray's folder in their command, its agents and
-    workers are of its session."""
+    """What still runs of a head that is dead itself: its servers name Ray's folder in their command, its agents,
+    their helpers and the workers are of its session."""
     found = []
     for pid, session, command in _processes():
-        ours = head.folder in command or (session == head.pid and command.startswith("ray"))
+        rays = command.startswith("ray") or ("multiprocessing.forkserver" in command and "'ray'" in command)
+        ours = head.folder in command or (session == head.pid and rays)
         if ours and pid != os.getpid():
             found.append(pid)
     return found

@@ -124,7 +124,7 @@ def test_a_repeat_needs_no_lease_for_it_writes_nothing(valkey: Valkey) -> None:
         job = await running(store)
         over = Lease(store.connection, "controller", "over")
         assert await store.transact(job.id, Admit("tok"), NOW, lease=over) == job
-        waiting = await store.create(make_job(reason="ClusterFull"), [event()])
+        waiting = await store.create(make_job(reason="ClusterFull", reason_message="full"), [event()])
         assert await store.transact(waiting.id, Hold("ClusterFull", "full"), NOW, lease=over) == waiting
 
     on(valkey, test)
