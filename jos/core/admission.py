@@ -16,10 +16,12 @@ Three ledgers count what is used:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import islice, takewhile
 from operator import attrgetter
 
 from jos.core.capacity import Ledger, Limits, Shape, Shares, demand
@@ -35,10 +37,14 @@ __all__ = ["Admit", "Grow", "Hold", "Holding", "Node", "Plan", "Preempt", "Snaps
 # One plan preempts for so many jobs, and looks so often at victims one by one; the next plan goes on. This bounds what
 # a plan costs when hundreds could preempt at once.
 PREEMPTORS, LOOKS = 16, 48
+# It is made anew so often at most because it lent what its lenders would reclaim at once; the next plan goes on.
+LOANS = 8
 
 
 def plan(snapshot: Snapshot, now: datetime) -> Plan:
     promised = snapshot.promised
+    claims: frozenset[str] = frozenset()
+    loans = LOANS
     while True:
         # 1. What is used, now and soon.
         desk = _Desk(snapshot)
@@ -52,10 +58,16 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
             desk.serve(jobs)
             # 5. What is left grows the jobs of this priority.
             desk.grow(priority)
-        # 6. A promise that did not hold up kept others out for nothing: plan again without it.
-        if not (desk.kept_out and desk.outstanding.keys() | desk.broken):
+        # 6. Lenders wait that may take back what this plan lent: plan again with their part kept for them.
+        claimed = desk.claimed(now) - claims
+        if claimed and loans:
+            claims, promised, loans = claims | claimed, promised | claimed, loans - 1
+            continue
+        # 7. A promise that did not hold up kept others out for nothing: plan again without it.
+        in_vain = (desk.outstanding.keys() | desk.broken) - claims
+        if not (desk.kept_out and in_vain):
             return desk.plan()
-        promised -= desk.outstanding.keys() | desk.broken
+        promised -= in_vain
 
 
 @dataclass(slots=True, eq=False)
@@ -94,21 +106,25 @@ class _Desk:
         self.shares = Shares(limits)
         self.now, self.soon = Ledger(limits), Ledger(limits)
         self.growing: dict[int, list[Growing]] = {}
-        held = [(job, limits.shape(job.resources)) for job in snapshot.holding]
-        for job, shape in held:
+        self.held = [(job, limits.shape(job.resources)) for job in snapshot.holding]
+        for job, shape in self.held:
             self._count(job, shape)
         self.kept = self.soon.copy()
-        self.victims = Victims(snapshot.config, held, (self.soon, self.kept))
+        self.victims = Victims(snapshot.config, self.held, (self.soon, self.kept))
         self.version = 0  # raised when somebody is told to leave: who did not fit may fit now
         self.outstanding: dict[str, tuple[Waiting, Shape]] = {}  # promised, and their turn is yet to come
         self.broken: set[str] = set()  # promised, but others came first
         self.kept_out = False  # whether a promise kept anybody out
+        self.took: set[str] = set()  # queues in which this plan gave something that can be reclaimed
+        self.claims: set[str] = set()  # jobs that would reclaim from there what was there before
+        self.waiting: list[_Lane] = []  # that were turned away
         self.promised: frozenset[str] = frozenset()
         self.reserved: list[tuple[Waiting, Shape]] = []  # in soon and not in now
         self.refused: dict[tuple[str, Shape], tuple[int, str, str]] = {}  # version, reason, message
         self.turned_away: dict[tuple[str, str, Shape], tuple[Waiting, Shape]] = {}  # the first of each kind
         self.blocked: set[str] = set()  # strict queues whose head waits
         self.admitted: dict[str, Growing] = {}
+        self.fresh: list[tuple[Waiting, Shape]] = []  # the same
         self.grown: dict[str, Growing] = {}
         self.leaving: set[str] = set()  # told to leave by this plan
         self.preempts: list[Preempt] = []
@@ -251,10 +267,7 @@ class _Desk:
             most = self.config.organisation(job.org_id).max_running
             refusal = Reason.ORGANISATION_LIMIT, f"Its organisation runs {most} jobs, as many as it may at once."
         elif self._fits_soon(job, shape):
-            if self.now.fits(job.queue, shape) and self.now.may_run(job.org_id):
-                self._admit(job, shape)
-            else:
-                self._reserve(job, shape, "Jobs that hold what it needs are leaving.")
+            self._give(job, shape, "Jobs that hold what it needs are leaving.")
         else:
             refusal = self._push_out(job, shape)
         if refusal is not None and job.id in self.promised:
@@ -264,10 +277,20 @@ class _Desk:
     def _fits_soon(self, job: Waiting, shape: Shape) -> bool:
         if not self.soon.fits(job.queue, shape):
             return False
-        if not self.soon.borrows(job.queue, shape) or self.kept.fits(job.queue, shape):
+        if self._unclaimed(job, shape):
             return True
         self.kept_out = True
         return False
+
+    def _unclaimed(self, job: Waiting, shape: Shape) -> bool:
+        return not self.soon.borrows(job.queue, shape) or self.kept.fits(job.queue, shape)
+
+    def _give(self, job: Waiting, shape: Shape, message: str) -> None:
+        """It fits once those that leave have left: at once where there is room beside them, else it is kept for it."""
+        if self.now.fits(job.queue, shape) and self.now.may_run(job.org_id):
+            self._admit(job, shape)
+        else:
+            self._reserve(job, shape, message)
 
     def _admit(self, job: Waiting, shape: Shape) -> None:
         for ledger in (self.now, self.soon, self.kept):
@@ -275,6 +298,8 @@ class _Desk:
         self.shares.charge(job.org_id, shape, 1)
         entry = Growing(job.id, job.org_id, job.queue, shape, 1, job.parallelism, job.queued_at)
         self.admitted[job.id] = entry
+        self.fresh.append((job, shape))
+        self.took.add(job.queue)
         if job.parallelism > 1:
             self.growing.setdefault(job.priority, []).append(entry)
 
@@ -291,12 +316,15 @@ class _Desk:
             return known[1:]
         able = self.version < PREEMPTORS and self.victims.looks < LOOKS
         victims = self.victims.choose(job, shape, lambda: self._fits_soon(job, shape)) if able else []
+        if self._lent(job, victims):
+            self.claims.add(job.id)
         if victims and not self._overtaken(job, shape, victims):
             self.victims.tell(victims)
             self.victims.release(victims)
             self.leaving.update(v.job.id for v in victims)
             self.version += 1
-            self._reserve(job, shape, f"Waits for {len(victims)} running job(s) that were told to leave for it.")
+            # one before it may be who waits for what they leave, while this one has room beside them
+            self._give(job, shape, f"Waits for {len(victims)} running job(s) that were told to leave for it.")
             message = f"Job {job.id} (priority {job.priority}, queue {job.queue}) needs the capacity."
             self.preempts += [Preempt(v.job.id, job.id, message) for v in victims]
             return None
@@ -349,6 +377,7 @@ class _Desk:
                 self._hold(job, Reason.BEHIND_HEAD, message)
             return
         assert lane.refusal is not None
+        self.waiting.append(lane)
         head, shape = lane.head
         reason, message = lane.refusal
         self._hold(head, reason, message)
@@ -363,6 +392,57 @@ class _Desk:
     def _hold(self, job: Waiting, reason: str, message: str) -> None:
         self.holds.append(Hold(job.id, reason, message))
 
+    # --- loans ------------------------------------------------------------------------------------------
+
+    def claimed(self, now: datetime) -> set[str]:
+        """Jobs that this plan preempts for, or the next one would, because of what this one lent out of their own
+        queue's quota. With them those of their queue that were admitted: nothing was kept for these either."""
+        claims = set(self.claims)
+        lenders = [lane for lane in self.waiting if self._reclaims(lane.queue)] if self.took else []
+        if lenders:
+            candidates = Victims(self.config, self._afterwards(now), (self.soon, self.kept))
+            queues: set[str] = set()
+            for lane in lenders:
+                job, shape = lane.head
+                fits = partial(self._fits_unclaimed, job, shape)
+                if lane.queue not in queues and self._lent(job, candidates.choose(job, shape, fits)):
+                    queues.add(lane.queue)  # those of one lane claim all that is left of its quota
+                    claims.update(self._alike(lane))
+            claims.update(entry.id for entry in self.admitted.values() if entry.queue in queues)
+        return claims
+
+    def _reclaims(self, queue: str) -> bool:
+        """From any priority, that is; from a lower one whoever has the higher one was served before."""
+        return self.config.queues[queue].preemption.reclaim == "any"
+
+    def _lent(self, job: Waiting, victims: Iterable[Victim]) -> bool:
+        return any(v.job.queue != job.queue and v.job.queue in self.took for v in victims) and self._reclaims(job.queue)
+
+    def _fits_unclaimed(self, job: Waiting, shape: Shape) -> bool:
+        return self.soon.fits(job.queue, shape) and self._unclaimed(job, shape)
+
+    def _afterwards(self, now: datetime) -> Iterator[tuple[Holding, Shape]]:
+        """What is held once this plan was carried out."""
+        for holding, shape in self.held:
+            if holding.id not in self.leaving:
+                grown = self.grown.get(holding.id)
+                yield (replace(holding, indexes=grown.granted) if grown else holding), shape
+        for job, shape in self.fresh:
+            yield (
+                Holding(
+                    job.id, job.org_id, job.queue, job.priority, job.resources, job.parallelism,
+                    self.admitted[job.id].granted, now, preemption_count=job.preemption_count,
+                ),
+                shape,
+            )  # fmt: skip
+
+    def _alike(self, lane: _Lane) -> Iterator[str]:
+        """The first, and those behind it that need the same, as many as are within their queue's own quota."""
+        _, shape = lane.head
+        most = int(min(max(1, self.soon.own_room(lane.queue, shape)), len(lane.jobs)))
+        alike = takewhile(lambda entry: entry[1] is shape, islice(lane.jobs, lane.at, None))
+        return (job.id for job, _ in islice(alike, most))
+
     # --- the rest -----------------------------------------------------------------------------------------
 
     def grow(self, priority: int) -> None:
@@ -373,6 +453,7 @@ class _Desk:
         for entry in able:
             if entry.granted > entry.before and entry.id not in self.admitted:
                 self.grown[entry.id] = entry
+                self.took.add(entry.queue)
 
     def plan(self) -> Plan:
         return Plan(

@@ -201,11 +201,16 @@ class Ledger:
 
     def within(self, queue: str, shape: Shape, gone: Mapping[str, float] = NOTHING) -> bool:
         """Whether one more index would be within the queue's own quota, once what is `gone` has left."""
+        return self.own_room(queue, shape, gone) >= 1
+
+    def own_room(self, queue: str, shape: Shape, gone: Mapping[str, float] = NOTHING) -> float:
+        """How many more indexes would be within the queue's own quota: a whole number or infinity."""
         used, quota = self._used[queue], self._quotas[queue]
+        room = math.inf
         for name, amount in shape.needs.items():
-            if name in quota and whole((quota[name] - used.get(name, 0.0) + gone.get(name, 0.0)) / amount) < 1:
-                return False
-        return True
+            if name in quota:
+                room = min(room, whole((quota[name] - used.get(name, 0.0) + gone.get(name, 0.0)) / amount))
+        return room
 
     def has_borrowed(self, queue: str, names: Iterable[str]) -> bool:
         used, quota = self._used[queue], self._quotas[queue]

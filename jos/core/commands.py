@@ -143,6 +143,7 @@ class Reason(StrEnum):
     CLUSTER_FULL = "ClusterFull"  # PENDING: quota is there, the cluster's capacity is in use
     NO_NODE_FITS = "NoNodeFits"  # PENDING: no node of the cluster could hold one index
     EXCEEDS_QUOTA = "ExceedsQuota"  # PENDING: one index is more than its queue may ever use
+    CLAIMED = "ClaimedByOthers"  # PENDING: it would have to borrow what jobs with a claim on it wait for
     ORGANISATION_LIMIT = "OrganisationLimit"  # PENDING: its organisation runs as many jobs as it may
     BEHIND_HEAD = "BehindHeadOfQueue"  # PENDING: its queue is strict, and an earlier job does not fit yet
     WAITING_FOR_PREEMPTION = "WaitingForPreemption"  # PENDING: jobs were told to leave for it

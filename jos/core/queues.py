@@ -150,6 +150,11 @@ class QueueConfig(Model):
     def organisation(self, org_id: str) -> Organisation:
         return self.organisations.get(org_id) or self.organisations.get(DEFAULT) or _PLAIN
 
+    def neighbours(self, queue: str) -> set[str]:
+        """The other queues of its cohort."""
+        cohort = self.queues[queue].cohort
+        return {n for n, q in self.queues.items() if cohort and q.cohort == cohort and n != queue}
+
     def ceiling(self, role: str) -> int:
         return self.priority_ceiling.admin if role == "admin" else self.priority_ceiling.user
 

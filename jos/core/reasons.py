@@ -35,8 +35,10 @@ def lacking(shape: Shape, lack: Lack) -> tuple[str, str]:
 
 def free_but_kept(shape: Shape, lacks: Sequence[Lack]) -> tuple[str, str]:
     """It is free, but promised to others; no lacks: it would have to be borrowed from somebody with a claim."""
-    quota = not lacks or lacks[0].where != CLUSTER
-    reason = Reason.QUOTA_EXHAUSTED if quota else Reason.CLUSTER_FULL
+    if not lacks:
+        message = f"One index needs {amounts(shape.needs)}, partly borrowed, and jobs with a claim on that wait too."
+        return Reason.CLAIMED, message
+    reason = Reason.CLUSTER_FULL if lacks[0].where == CLUSTER else Reason.QUOTA_EXHAUSTED
     return reason, f"One index needs {amounts(shape.needs)}; what is free is kept for jobs that are before it."
 
 

@@ -115,7 +115,7 @@ class Victims:
         found = self._candidates.get(key)
         if found is None:
             rules = self._config.queues[job.queue].preemption
-            foreign = self._neighbours(job.queue) if rules.reclaim != "never" else set()
+            foreign = self._config.neighbours(job.queue) if rules.reclaim != "never" else set()
             own = {job.queue} if rules.within_queue == "lower_priority" else set()
             found = self._candidates[key] = {
                 v.job.id: v
@@ -124,10 +124,6 @@ class Victims:
                 or (rules.reclaim == "any" and v.job.queue in foreign)
             }
         return found
-
-    def _neighbours(self, queue: str) -> set[str]:
-        cohort = self._config.queues[queue].cohort
-        return {n for n, q in self._config.queues.items() if cohort and q.cohort == cohort and n != queue}
 
     def _hope(self, job: Waiting, shape: Shape, lacks: Sequence[Lack], names: set[str]) -> bool:
         """Whether all candidates together hold what is lacking: nearly all of those that wait in vain end here."""

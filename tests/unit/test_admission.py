@@ -199,3 +199,50 @@ def test_a_job_does_not_preempt_for_one_of_higher_priority_that_may_not() -> Non
     queues = {"never": {"preemption": {"within_queue": "never"}}}
     jobs = holds("h", 4), waits("high", cpu=4, priority=9, queue="never"), waits("job", cpu=1, priority=5)
     assert victims(made(*jobs, queues=queues)) == []
+
+
+# --- loans --------------------------------------------------------------------------------------------
+
+LENDER = {**COHORT, "a": {**COHORT["a"], "preemption": {"reclaim": "any"}}}
+
+
+def test_nothing_is_lent_that_a_waiting_job_could_take_back_at_once() -> None:
+    jobs = waits("large", cpu=6, queue="b", priority=1), waits("x", queue="a"), waits("y", 1, queue="a")
+    first = made(*jobs, waits("z", 2, queue="a"), cpu=8, queues=LENDER)
+    assert sorted(admitted(first)) == ["x", "y", "z"]
+    assert reasons(first) == {"large": "ClaimedByOthers"}
+    assert admitted(made(*jobs, cpu=8, queues=LENDER)) == ["large", "x", "y"]  # beside it there is room for both
+
+
+def test_what_is_claimed_counts_over_all_priorities_of_the_lending_queue() -> None:
+    jobs = waits("large", cpu=7, queue="b", priority=2), waits("x", queue="a", priority=1), waits("y", queue="a")
+    assert admitted(made(*jobs, cpu=8, queues=LENDER)) == ["x", "y"]
+
+
+def test_a_running_job_does_not_grow_into_what_would_be_taken_back() -> None:
+    runs = holds("h", queue="b", priority=1, indexes=4, parallelism=8)
+    grown = made(runs, waits("x", queue="a"), cpu=8, queues=LENDER)
+    assert admitted(grown) == ["x"]
+    assert grown.grows == [Grow("h", 7)]
+
+
+def test_a_lender_that_may_not_reclaim_from_a_higher_priority_waits() -> None:
+    jobs = waits("large", cpu=8, queue="b", priority=1), waits("x", queue="a")
+    found = made(*jobs, cpu=8, queues=COHORT)
+    assert admitted(found) == ["large"]
+    assert reasons(found) == {"x": "QuotaExhausted"}
+
+
+def test_who_cannot_be_preempted_any_more_is_lent_what_is_there() -> None:
+    """Or a job that needs more than its queue's quota would never run while the lending queue is busy."""
+    jobs = waits("large", cpu=8, queue="b", priority=1, preemption_count=5), waits("x", queue="a")
+    assert admitted(made(*jobs, cpu=8, queues=LENDER)) == ["large"]
+
+
+def test_one_that_has_room_beside_those_that_leave_starts_at_once() -> None:
+    queues = {"default": {"quota": {"cpu": 4}}}
+    jobs = holds("h1"), holds("h2"), waits("large", cpu=3, priority=2), waits("small", priority=1)
+    found = made(*jobs, queues=queues)
+    assert len(victims(found)) == 2
+    assert admitted(found) == ["small"]
+    assert found.promised == {"large"}

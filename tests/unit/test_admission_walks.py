@@ -166,6 +166,9 @@ def check_nobody_of_lower_priority_goes_first(snapshot: Snapshot, made: Plan) ->
                 if i not in new or other.priority >= job.priority
             ]
             assert not fits(snapshot, betters, job), hold
+        elif hold.reason == "ClaimedByOthers":
+            assert snapshot.config.queues[job.queue].cohort
+            assert not within_quota(snapshot, list(held.values()), job), hold
 
 
 def check_strict_queues_keep_order(snapshot: Snapshot, made: Plan) -> None:
@@ -196,7 +199,7 @@ def check_victims(snapshot: Snapshot, made: Plan) -> None:
             assert cohort is not None
             assert snapshot.config.queues[victim.queue].cohort == cohort
             assert rules.reclaim == "any" or (rules.reclaim == "lower_priority" and victim.priority < job.priority)
-        assert job.id in made.promised
+        assert job.id in made.promised | {a.job_id for a in made.admits}
 
 
 def check(snapshot: Snapshot, made: Plan) -> None:
