@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo up test check lint types unit contract integration e2e chaos fuzz bench lock clean
+.PHONY: help demo up test check lint types unit contract integration e2e chaos fuzz walks bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ chaos: .venv/.test ## everything killed in random order for 15 minutes, under lo
 
 fuzz: .venv/.test ## ten minutes of schemathesis over the whole OpenAPI
 	$(BIN)/python tests/fuzz/run.py --seconds 600
+
+walks: .venv/.test ## thousands of new random walks over admission's rules, some minutes
+	JOS_WALKS=5000 $(BIN)/python -m pytest -q --timeout 1800 tests/unit/test_admission_walks.py
 
 bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all

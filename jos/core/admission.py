@@ -1,9 +1,11 @@
 """Who gets capacity next: `plan(snapshot, now)` says whom to admit, to grow and to preempt, and why all others wait.
 
-Pure: no clock, no I/O; the same snapshot gives the same plan, and a plan made again right after this one was carried
-out admits and preempts nobody (unless more could preempt than one plan looks at). Cost is linear: waiting jobs that
-differ in nothing that counts (queue, organisation, need) form a lane, and once the first of a lane does not fit, the
-rest is held without a look.
+Pure: no clock, no I/O; the same snapshot gives the same plan. A plan made again right after this one was carried out
+should take back nothing that this one gave, and a few plans later nothing is left to do. Long random walks (`make
+walks`) still find rare snapshots that break the first, where an organisation is at its limit of running jobs while
+drivers are leaving: then a job that was just admitted may be preempted by the next plan.
+Cost is linear: waiting jobs that differ in nothing that counts (queue, organisation, need) form a lane, and once the
+first of a lane does not fit, the rest is held without a look.
 May import: stdlib, jos.core. Tests: tests/unit/test_admission.py and test_admission_walks.py. For people:
 docs/queues.md. Speed: benchmarks/admission.py.
 
@@ -51,7 +53,7 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
         # 2. Who cannot be considered: back-off, old driver, stopped queue, can never fit. All others are in line.
         line = desk.set_aside(snapshot.waiting, now)
         # 3. Keep what the plan before promised to those that wait for others to leave.
-        desk.keep(line, promised)
+        desk.keep(line, promised, claims)
         tiers = _tiers(line, desk.growing)
         for priority, jobs in tiers:  # over all queues, the highest first
             # 4. One index for each: promised first, then by share. Preempt where the rules allow.
@@ -119,6 +121,7 @@ class _Desk:
         self.claims: set[str] = set()  # jobs that would reclaim from there what was there before
         self.waiting: list[_Lane] = []  # that were turned away
         self.promised: frozenset[str] = frozenset()
+        self.lasting: frozenset[str] = frozenset()
         self.reserved: list[tuple[Waiting, Shape]] = []  # in soon and not in now
         self.refused: dict[tuple[str, Shape], tuple[int, str, str]] = {}  # version, reason, message
         self.turned_away: dict[tuple[str, str, Shape], tuple[Waiting, Shape]] = {}  # the first of each kind
@@ -165,12 +168,18 @@ class _Desk:
                 self._hold(job, *verdict)
         return line
 
-    def keep(self, line: Iterable[tuple[Waiting, Shape]], promised: frozenset[str]) -> None:
-        self.promised = promised
+    def keep(
+        self, line: Iterable[tuple[Waiting, Shape]], promised: frozenset[str], claims: frozenset[str] = frozenset()
+    ) -> None:
+        """`claims`: those of the promised for which it is kept even when they do not fit at their turn."""
+        self.promised, self.lasting = promised, claims
         for job, shape in line if promised else ():
             if job.id in promised:
-                self.outstanding[job.id] = job, shape
-                self.kept.charge(job.queue, job.org_id, shape, 1, 1)
+                self._outstands(job, shape)
+
+    def _outstands(self, job: Waiting, shape: Shape) -> None:
+        self.outstanding[job.id] = job, shape
+        self.kept.charge(job.queue, job.org_id, shape, 1, 1)
 
     # --- one index for each -----------------------------------------------------------------------------
 
@@ -270,7 +279,9 @@ class _Desk:
             self._give(job, shape, "Jobs that hold what it needs are leaving.")
         else:
             refusal = self._push_out(job, shape)
-        if refusal is not None and job.id in self.promised:
+        if refusal is not None and job.id in self.lasting:
+            self._outstands(job, shape)
+        elif refusal is not None and job.id in self.promised:
             self.broken.add(job.id)
         return refusal
 
