@@ -294,7 +294,17 @@ class _Desk:
         return False
 
     def _unclaimed(self, job: Waiting, shape: Shape) -> bool:
-        return not self.soon.borrows(job.queue, shape) or self.kept.fits(job.queue, shape)
+        """What it would borrow is kept for nobody else. Within a queue no claim counts, but priority."""
+        if not self.soon.borrows(job.queue, shape):
+            return True
+        rivals = self.outstanding.values() if self.lasting else ()
+        own = [entry for entry in rivals if entry[0].queue == job.queue and entry[0].id in self.lasting]
+        for other, needs in own:
+            self.kept.charge(other.queue, other.org_id, needs, -1, -1)
+        fits = self.kept.fits(job.queue, shape)
+        for other, needs in own:
+            self.kept.charge(other.queue, other.org_id, needs, 1, 1)
+        return fits
 
     def _give(self, job: Waiting, shape: Shape, message: str) -> None:
         """It fits once those that leave have left: at once where there is room beside them, else it is kept for it."""
