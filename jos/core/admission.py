@@ -2,7 +2,7 @@
 
 Pure: no clock, no I/O; the same snapshot gives the same plan. A plan made again right after this one was carried out
 should take back nothing that this one gave, and a few plans later nothing is left to do. Long random walks (`make
-walks`) still find rare snapshots that break the first, where an organisation is at its limit of running jobs while
+walks`) still find rare snapshots that break the first, e.g. where an organisation is at its limit of running jobs while
 drivers are leaving: then a job that was just admitted may be preempted by the next plan.
 Cost is linear: waiting jobs that differ in nothing that counts (queue, organisation, need) form a lane, and once the
 first of a lane does not fit, the rest is held without a look.
@@ -39,8 +39,8 @@ __all__ = ["Admit", "Grow", "Hold", "Holding", "Node", "Plan", "Preempt", "Snaps
 # One plan preempts for so many jobs, and looks so often at victims one by one; the next plan goes on. This bounds what
 # a plan costs when hundreds could preempt at once.
 PREEMPTORS, LOOKS = 16, 48
-# It is made anew so often at most because it lent what its lenders would reclaim at once; the next plan goes on.
-LOANS = 8
+# It is made anew so often at most because it lent what its lenders would reclaim at once, and looks so often for that.
+LOANS, LOAN_LOOKS = 3, 8
 
 
 def plan(snapshot: Snapshot, now: datetime) -> Plan:
@@ -119,7 +119,7 @@ class _Desk:
         self.kept_out = False  # whether a promise kept anybody out
         self.took: set[str] = set()  # queues in which this plan gave something that can be reclaimed
         self.claims: set[str] = set()  # jobs that would reclaim from there what was there before
-        self.waiting: list[_Lane] = []  # that were turned away
+        self.lenders: list[_Lane] = []  # that were turned away and may take back what their queue lent
         self.promised: frozenset[str] = frozenset()
         self.lasting: frozenset[str] = frozenset()
         self.reserved: list[tuple[Waiting, Shape]] = []  # in soon and not in now
@@ -398,7 +398,8 @@ class _Desk:
                 self._hold(job, Reason.BEHIND_HEAD, message)
             return
         assert lane.refusal is not None
-        self.waiting.append(lane)
+        if self._reclaims(lane.queue):
+            self.lenders.append(lane)
         head, shape = lane.head
         reason, message = lane.refusal
         self._hold(head, reason, message)
@@ -419,14 +420,17 @@ class _Desk:
         """Jobs that this plan preempts for, or the next one would, because of what this one lent out of their own
         queue's quota. With them those of their queue that were admitted: nothing was kept for these either."""
         claims = set(self.claims)
-        lenders = [lane for lane in self.waiting if self._reclaims(lane.queue)] if self.took else []
-        if lenders:
+        if self.lenders and self.took:
             candidates = Victims(self.config, self._afterwards(now), (self.soon, self.kept))
             queues: set[str] = set()
-            for lane in lenders:
+            asked: set[tuple[str, Shape]] = set()
+            for lane in self.lenders:
                 job, shape = lane.head
+                if lane.queue in queues or (lane.queue, shape) in asked or candidates.looks >= LOAN_LOOKS:
+                    continue
+                asked.add((lane.queue, shape))
                 fits = partial(self._fits_unclaimed, job, shape)
-                if lane.queue not in queues and self._lent(job, candidates.choose(job, shape, fits)):
+                if self._lent(job, candidates.choose(job, shape, fits)):
                     queues.add(lane.queue)  # those of one lane claim all that is left of its quota
                     claims.update(self._alike(lane))
             claims.update(entry.id for entry in self.admitted.values() if entry.queue in queues)
