@@ -149,6 +149,12 @@ def milliseconds(times: list[list[float]]) -> tuple[Spread, float]:
     return Spread.of([statistics.median(one) * 1000 for one in times]), max(map(max, times)) * 1000
 
 
+def _summary(seconds: list[float]) -> dict[str, float]:
+    """Of one round's calls; milliseconds."""
+    ms = sorted(round(t * 1000, 4) for t in seconds)
+    return {"calls": len(ms), "p50": ms[len(ms) // 2], "p99": ms[len(ms) * 99 // 100], "most": ms[-1]}
+
+
 def report(results: dict[str, list[list[float]]], count: int, small: bool) -> Report:
     page = Report("store", f"The store with {count:,} jobs", small)
     rows, met = [], True
@@ -170,7 +176,7 @@ def report(results: dict[str, list[list[float]]], count: int, small: bool) -> Re
     page.add(
         "Medians of a round's calls: the median of the rounds (least..most). One client, one call after the other."
     )
-    page.raw = {name: [[round(t * 1000, 4) for t in one] for one in times] for name, times in results.items()}
+    page.raw = {name: [_summary(one) for one in times] for name, times in results.items()}
     return page
 
 
