@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
 
 from jos.core.errors import Conflict, JosError, NotFound
+from jos.core.files import uids_in
 from jos.core.model import Job, job_folder
+from jos.files.removal import LEAVING_TAKES, LOOK_AGAIN
 from jos.files.service import Files
 from jos.storage.base import Storage
 from jos.store.connection import Connection
@@ -31,11 +32,8 @@ MARKS = "jos:deleting"  # ZSET "org job" -> when its deletion began, in seconds
 _GRAVE = "jos:deleted:"
 SWEEPS = 2  # folders at once: each takes a thread of those that all share, for as long as the storage takes
 _PATIENCE = 10.0  # seconds that an answer waits for the folder; a large one goes on after it
-_LEAVE = 10.0  # seconds that a deletion waits for the driver of a job that was just cancelled
-_LOOK = 0.15
 _EVERY = 60.0
 _BATCH = 1000
-_FILE = re.compile(r"/files/(fil_[0-9a-z]{26})/data/")
 
 
 def check_deletable(job: Job) -> None:
@@ -88,9 +86,9 @@ class Removals:
         """The job once its driver has left, or as it is when that takes too long: whoever cleans up cancels a job and
         deletes it at once."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + _LEAVE
+        until = loop.time() + LEAVING_TAKES
         while job.status.terminal and job.holds_capacity and loop.time() < until:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(LOOK_AGAIN)
             job = await self._store.get(job.id)
         return job
 
@@ -128,7 +126,7 @@ class Removals:
             request = await asyncio.to_thread(self._storage.read, f"{job_folder(org_id, job_id)}job.json")
         except NotFound:
             return
-        await self._files.release(org_id, sorted(set(_FILE.findall(request.decode()))), job_id)
+        await self._files.release(org_id, uids_in(request.decode()), job_id)
 
     def _empty(self, folder: str) -> None:
         self._storage.delete([f"{folder}job.json"])

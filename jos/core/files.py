@@ -151,6 +151,14 @@ class Upload(Record):
             )
 
 
+_IN_URL = re.compile(r"/files/(fil_[0-9a-z]{26})/data/")  # see File.key
+
+
+def uids_in(text: str) -> list[str]:
+    """Of the files whose contents are named in it: a job's request, or the URLs of its inputs."""
+    return sorted(set(_IN_URL.findall(text)))
+
+
 def file_folder(org_id: str, uid: str) -> str:
     return f"{org_id}/files/{uid}/"
 

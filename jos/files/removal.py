@@ -18,8 +18,8 @@ from jos.store.files import FileRecords
 from jos.store.redis import Store
 
 MARK_COUNTS = 900.0  # seconds that the record of a job may come after its marks
-LEAVING_TAKES = 10.0  # seconds that a delete waits for the drivers of jobs that are over
-_LOOK_AGAIN = 0.15
+LEAVING_TAKES = 10.0  # seconds that a deletion, of a job or a file, waits for the drivers of jobs that are over
+LOOK_AGAIN = 0.15
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Removal:
             found = await self.readers(file, datetime.now(UTC))
             if found.live or not found.leaving or monotonic() >= until:
                 return found
-            await asyncio.sleep(_LOOK_AGAIN)
+            await asyncio.sleep(LOOK_AGAIN)
 
     async def remove(self, org_id: str, uid: str, now: datetime) -> bool:
         """Removes the bytes and the record of what is replaced or deleted, unless a live job reads it. Done again

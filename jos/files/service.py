@@ -7,7 +7,6 @@ until that job is over. May import: jos.core, jos.files, jos.storage, jos.store.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -34,7 +33,6 @@ _TRIES = 20
 _TIDY_EVERY = timedelta(hours=1)
 _RECOVERERS = 16
 _MARKING_TAKES = timedelta(hours=1)  # at most, until a recovery has marked the readers of all it restored
-_FILE_URL = re.compile(r"/files/(fil_[0-9a-z]{26})/data/")
 _MARKED = 500  # files in one step, so that Redis serves others in between
 
 
@@ -154,7 +152,7 @@ class Files:
     async def read_by_job(self, org_id: str, urls: Iterable[str]) -> dict[str, File]:
         """By the URL that a job reads, the files whose bytes are still there; in one round trip. What is no file of
         this organisation is left out."""
-        uids = {url: found[1] for url in urls if (found := _FILE_URL.search(url))}
+        uids = {url: found[0] for url in urls if (found := rules.uids_in(url))}
         wanted = sorted(set(uids.values()))
         files = dict(zip(wanted, await self._records.by_uids(org_id, wanted), strict=True))
         return {
@@ -323,6 +321,5 @@ class Files:
             spec = JobSpec.stored(raw)
         except (NotFound, ValidationError):  # not a job of this storage, or one that cannot run
             return
-        urls = " ".join(source.url for source in spec.inputs)
-        uids = sorted(set(re.findall(rf"{re.escape(job.org_id)}/files/(fil_[0-9a-z]{{26}})/data/", urls)))
+        uids = rules.uids_in(" ".join(source.url for source in spec.inputs))
         await self.readers(job.org_id, uids, job.id, some=True)

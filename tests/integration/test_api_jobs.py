@@ -446,7 +446,7 @@ def test_cancel_retry_and_delete_keep_to_the_statuses(api: Api, monkeypatch: pyt
     assert set(cancelled) == {"id", "status", "cancelled_at"}
     assert api.get(path)["status"] == "CANCELLED"
     errors(api.http.post(f"/v0.5{path}/cancel"), 409)
-    monkeypatch.setattr(removal, "_LEAVE", 0.3)
+    monkeypatch.setattr(removal, "LEAVING_TAKES", 0.3)
     (stays,) = errors(api.http.delete(f"/v0.5{path}"), 409)  # its driver will not leave
     assert stays["suggestion"] == "Delete it again in a minute."
     api.drained(job_id)
@@ -471,7 +471,7 @@ def test_a_job_is_deleted_right_after_its_cancel_once_its_driver_has_left(
     waits, sleep = threading.Event(), asyncio.sleep
 
     async def told_of(seconds: float, *more: Any) -> Any:
-        if seconds == removal._LOOK:
+        if seconds == removal.LOOK_AGAIN:
             waits.set()
         return await sleep(seconds, *more)
 
