@@ -88,13 +88,15 @@ class Killer:
 
     def hit(self) -> None:
         what = self.chance.choice(("driver", "index", "redis"))
-        moment = self.chance.random()
-        if moment < 0.25:  # as soon as an event more is there: often in the middle of a start
+        tasks = self.lab.tasks_done(self.job_id) + self.chance.randrange(1, 12 * SPAN)
+        events = float("inf")
+        if self.chance.random() < 0.25:  # or as soon as an event more is there: often in the middle of a start
             events = len(self.lab.events(self.job_id)) + 1 + self.chance.randrange(3)
-            until(lambda: len(self.lab.events(self.job_id)) >= events or self.over())
-        else:
-            tasks = self.lab.tasks_done(self.job_id) + self.chance.randrange(1, 12 * SPAN)
-            until(lambda: self.lab.tasks_done(self.job_id) >= tasks or self.over())
+        until(
+            lambda: (
+                self.lab.tasks_done(self.job_id) >= tasks or len(self.lab.events(self.job_id)) >= events or self.over()
+            )
+        )
         if self.over():
             return
         match what:
