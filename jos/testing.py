@@ -8,6 +8,7 @@ May import: jos.worker, jos.core. Tests: tests/unit/test_records.py.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,14 +46,29 @@ class LocalFile:
             return file.read(end - start)
 
 
+@dataclass(frozen=True)
+class LocalPrepared:
+    """What the first stage of a training made of one input, as a `Prepared`."""
+
+    source: Source
+    port: str
+    tasks: int
+    body: bytes
+
+    def read(self) -> bytes:
+        return self.body
+
+
 @dataclass
 class Outputs:
-    """What a run gave: output files by name, failed tasks by file and number, and the events it emitted."""
+    """What a run gave: output files by name, failed tasks by file and number, the events it emitted; of a trainer
+    also the metrics of each step, its checkpoints by the number of steps before them, and its last state."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     failures: dict[str, dict[int, str]] = field(default_factory=dict)
     events: list[tuple[str, str, str, Mapping[str, Any]]] = field(default_factory=list)
     metrics: list[Mapping[str, float]] = field(default_factory=list)
+    checkpoints: dict[int, bytes] = field(default_factory=dict)
     state: bytes = b""
 
 
@@ -79,22 +95,45 @@ def run_worker(
     *,
     config: Mapping[str, Any] | None = None,
     replicated: Mapping[str, Sequence[Source]] | None = None,
+    scattered: Mapping[str, Sequence[Source]] | None = None,
 ) -> Outputs:
-    """All tasks of all files, span by span, in order. Exceptions come through: nothing is tried again."""
+    """All tasks of all files, span by span, in order; a trainer's steps after what it prepares of `scattered`, ports
+    to sources. Exceptions come through: nothing is tried again."""
     outputs = Outputs()
     worker = make_worker(kind, config or {}, replicated or {}, outputs.events)
     if isinstance(worker, Trainer):
-        plan = worker.steps()
-        outputs.metrics = [worker.step(number) for number in range(plan.tasks)]
-        outputs.state = worker.save()
+        _train(worker, scattered or {}, outputs)
         return outputs
     for path in files:
-        _run_file(worker, LocalFile(Path(path)), outputs)
+        source = LocalFile(Path(path))
+        plan, bodies = _run_file(worker, source, outputs)
+        for part, body in bodies.items():
+            _keep(plan, source, part, body, outputs)
     return outputs
 
 
-def _run_file(worker: Worker, source: LocalFile, outputs: Outputs) -> None:
+def _train(trainer: Trainer, scattered: Mapping[str, Sequence[Source]], outputs: Outputs) -> None:
+    prepared: list[LocalPrepared] = []
+    for port, sources in scattered.items():
+        for source in sources:
+            plan, bodies = _run_file(trainer, source, outputs)
+            whole = b"".join(plan.header + body for _, body in sorted(bodies.items()))
+            prepared.append(LocalPrepared(source, port, plan.tasks, whole))
+    trainer.begin(prepared)
+    plan = trainer.steps()
+    for start, end in itertools.pairwise(plan.bounds):
+        outputs.metrics += [trainer.step(number) for number in range(start, end)]
+        if (model := trainer.checkpoint()) is not None:
+            outputs.checkpoints[end] = model
+        if trainer.finished:
+            break
+    outputs.state = trainer.save()
+
+
+def _run_file(worker: Worker, source: Source, outputs: Outputs) -> tuple[Plan, dict[int, bytes]]:
+    """The plan of one input and what was written for each of its parts, without headers."""
     plan = worker.plan(source)
+    bodies: dict[int, bytes] = {}
     for at in range(len(plan.bounds) - 1):
         start, end = plan.bounds[at], plan.bounds[at + 1]
         part = 0 if plan.part_tasks is None else start // plan.part_tasks
@@ -103,11 +142,11 @@ def _run_file(worker: Worker, source: LocalFile, outputs: Outputs) -> None:
         results = [worker.compute(data[i : i + worker.batch_size]) for i in range(0, len(span), worker.batch_size)]
         output = worker.write(source, span, data, results)
         outputs.failures.setdefault(source.filename, {}).update(output.failures)
-        _keep(plan, source, part, output.body, outputs)
+        bodies[part] = bodies.get(part, b"") + output.body
+    return plan, bodies
 
 
 def _keep(plan: Plan, source: LocalFile, part: int, body: bytes, outputs: Outputs) -> None:
-    if plan.output_name is None:
-        return
-    name = plan.output_name.format(input_id=source.id, stem=source.path.stem, part=part)
-    outputs.files[name] = outputs.files.get(name, plan.header) + body
+    if plan.output_name is not None:
+        name = plan.output_name.format(input_id=source.id, stem=source.path.stem, part=part)
+        outputs.files[name] = plan.header + body

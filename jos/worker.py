@@ -8,8 +8,8 @@ JOS makes one worker in each index (a process of its own, with the pipeline's CP
     compute(data[i:j]) -> result       in the computing thread, in batches of `batch_size` tasks
     write(source, span, data, results) in the writing thread -> Output
 
-The three stages of neighbouring spans overlap, so the accelerator never waits for a file. A sequential worker
-(training) derives from `Trainer` instead; a worker of one record in, one record out from `RecordWorker`
+The three stages of neighbouring spans overlap, so the accelerator never waits for a file. A worker that trains a
+model derives from `Trainer` instead; a worker of one record in, one record out from `RecordWorker`
 (jos/records.py). See docs/pipelines.md.
 
 May import: stdlib and `jos.core.errors`. Tests: tests/unit/test_index.py.
@@ -30,6 +30,7 @@ __all__ = [
     "JobImpossible",
     "Output",
     "Plan",
+    "Prepared",
     "Source",
     "Span",
     "Trainer",
@@ -90,6 +91,7 @@ class Plan:
     output_name: str | None = None
     header: bytes = b""
     message: str = ""  # a note shown as a WARN event, e.g. "shorter than one window: no tasks"
+    group: int = 1  # of a trainer's steps: how many indexes should do each step together, see `Trainer`
 
     @property
     def tasks(self) -> int:
@@ -106,7 +108,26 @@ class Output:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+class Prepared(Protocol):
+    """What the first stage of a training made of one input: see `Trainer`."""
+
+    @property
+    def source(self) -> Source: ...
+    @property
+    def port(self) -> str: ...  # "worker.train_data"
+    @property
+    def tasks(self) -> int: ...  # that it was cut into, failed ones included
+    def read(self) -> bytes:
+        """The plan's header and all bodies that `write` gave, in the order of tasks."""
+        ...
+
+
 EmitEvent = Callable[[str, str, str, Mapping[str, Any]], None]
+Make = Callable[[], bytes]
+
+
+def _made_anew(name: str, make: Make) -> bytes:
+    return make()
 
 
 @dataclass(frozen=True)
@@ -120,6 +141,11 @@ class Context:
     inputs: Mapping[str, Sequence[Source]]  # replicated inputs: "worker.n_shots" -> sources
     emit: EmitEvent  # emit(event_type, level, message, payload): an event of the job
     stopping: threading.Event  # set when the index must leave: finish or drop what is in hand
+    # once(name, make): bytes that the whole job shares and that are costly to make (a fitted encoder). The first index
+    # to ask makes and stores them; what is stored counts for all others, and for every later attempt.
+    once: Callable[[str, Make], bytes] = _made_anew
+    rank: int = 0  # of this index among those that do each step of a training together
+    ranks: int = 1
 
     def warn(self, event_type: str, message: str, **payload: Any) -> None:
         """Tell the job's owner something, as a WARN event. Said once per job, whichever index says it."""
@@ -164,11 +190,27 @@ class Worker:
 
 
 class Trainer(Worker):
-    """A stateful, sequential worker: a task is a step. Steps run in order on one index; after each span the
-    state is saved and committed, and after any death the next index goes on from the last committed state."""
+    """A worker that trains a model, in two stages.
+
+    1. Preparation, only of inputs on scatter ports, over all indexes: `plan`, `read`, `compute`, `write` as in any
+       worker. With `Plan.output_name` the bytes are kept in the job's storage, where only the trainer sees them.
+    2. Steps: `begin` with all that was prepared, then a task is a step. Steps run in order on one index; after each
+       span the state is saved and committed, and after any death the next index goes on from the last committed
+       state, to the same weights.
+
+    A plan of steps with `group` > 1 asks for several indexes that do each step together, as far as the job has them.
+    Each then has a trainer of its own in the same state, `torch.distributed` is set up between them (gloo, or nccl on
+    GPUs), and `context.rank` and `context.ranks` say which share of a step is whose. All of them must say the same in
+    `finished`; only rank 0 is asked to `save` and for a `checkpoint`.
+    """
 
     progress_kind = "training"
     port = ""
+    finished = False  # set it in `step` to stop early: the steps that are left count as done
+
+    def begin(self, prepared: Sequence[Prepared]) -> None:
+        """Load what the first stage made, before `steps` or any step. In the order of the job's inputs; those that
+        could not be planned are missing. Raise JobImpossible where no model can come of it."""
 
     def steps(self) -> Plan:
         """The whole training as one plan, e.g. Plan(bounds=cut(1000, 50))."""
@@ -184,6 +226,11 @@ class Trainer(Worker):
         raise NotImplementedError
 
     def load(self, state: bytes) -> None:
-        """Go back to a saved state. Never called before the first step of a fresh job: `setup` leaves the
+        """Go back to a saved state. Never called before the first step of a fresh job: `setup` and `begin` leave the
         initial state."""
         raise NotImplementedError
+
+    def checkpoint(self) -> bytes | None:
+        """Asked after each span: a model as other jobs can use it, if there is one worth keeping since the last call;
+        it becomes the checkpoint `step_N` with the span's metrics. Without any, the last state is the checkpoint."""
+        return None
