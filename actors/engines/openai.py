@@ -61,7 +61,15 @@ class OpenAiEngine:
             timeout=httpx2.Timeout(READ_TIMEOUT, connect=10),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
         )
-        self.model = self._model(place.options.get("model"))
+        try:
+            self.model = self._model(place.options.get("model"))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.pool.shutdown()
+        self.http.close()
 
     def _model(self, wanted: str | None) -> str:
         """The model's name at the server: the one asked for, or the only one there."""

@@ -110,6 +110,9 @@ class SmolLm2Engine:
         )
         self.shared = ""  # what the cache begins with
 
+    def close(self) -> None:
+        self.http.close()
+
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer | RecordFailed]:
         return [self._one(prompt) for prompt in prompts]
 
