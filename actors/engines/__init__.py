@@ -2,7 +2,7 @@
 
 A new kind is a new module with a class that has `span_records`, `sees` and `answer`, and a line in `make_engine`.
 May import: jos.worker, jos.records, actors.prompts; an engine's own libraries are imported when it is chosen.
-Tests: tests/unit/test_engines.py, tests/integration/test_engine_openai.py, tests/integration/test_engine_hf.py.
+Tests: tests/unit/test_activity.py, tests/integration/test_engine_smollm2.py, test_engine_openai.py, test_engine_hf.py.
 """
 
 from __future__ import annotations
