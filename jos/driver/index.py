@@ -187,7 +187,15 @@ class Index:
             if what.distribute is Distribute.REPLICATE
         }
         worker.context = Context(
-            spec.config, config.index, config.device, config.threads, replicated, self._emit, self.stopping
+            spec.config,
+            config.index,
+            config.device,
+            config.threads,
+            replicated,
+            self._emit,
+            self.stopping,
+            rank=config.rank,
+            ranks=config.ranks,
         )
         worker.setup()
         return worker
@@ -292,7 +300,8 @@ class Index:
             metrics = trainer.step(number)
         self.position = work.end
         item.output = Output(metrics=dict(metrics))
-        item.state = trainer.save()
+        if self.config.rank == 0:
+            item.state = trainer.save()
         return True
 
     def _fresh_trainer(self) -> Trainer:
