@@ -158,7 +158,7 @@ class Group:
         if reply.sick is not None:
             await self._broken(held, reply)
         elif len(held.replies) == self.size:
-            held.done.set_result(combined(held.replies))
+            held.done.set_result(combined(held.work, held.replies))
 
     # --- ends ---
 
@@ -225,17 +225,17 @@ def _dropped(work: SpanWork) -> SpanFault:
     return SpanFault(replace(work, state=None), "dropped: no time was left to finish it", dropped=True)
 
 
-def combined(replies: dict[int, LeaseReply]) -> LeaseReply:
+def combined(work: tuple[Work, ...], replies: dict[int, LeaseReply]) -> LeaseReply:
     """What all ranks say of a lease, as one: rank 0's word, and all events. Each of them has done the same steps, or
     their trainers break the contract of jos.worker.Trainer."""
     first = replies[0]
-    for rank, other in sorted(replies.items()):
-        if rank:
-            first.events += other.events
-            ends = {commit.start: commit.end for commit in other.commits}
-            for commit in first.commits:
-                if ends.get(commit.start, commit.end) != commit.end:
-                    first.sick = f"rank 0 and rank {rank} did not stop after the same step: `finished` must be the same"
+    ends = {commit.start: commit.end for commit in first.commits}
+    for rank in sorted(replies.keys() - {0}):
+        other = replies[rank]
+        first.events += other.events
+        if any(ends.get(commit.start, commit.end) != commit.end for commit in other.commits):
+            first.sick = f"rank 0 and rank {rank} did not stop after the same step: `finished` must be the same"
+            first.commits, first.faults = [], [SpanFault(replace(w, state=None), first.sick) for w in _spans(work)]
     return first
 
 
