@@ -14,8 +14,9 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -33,6 +34,8 @@ from jos.worker import Trainer
 COLLECTIVE_SECONDS = 600  # that a rank waits for another in a collective call, before it fails
 PROBE_SECONDS = 10.0  # for a rank to show that it lives
 LEFTOVER_SECONDS = 30.0  # for what a dead group held to come free
+
+T = TypeVar("T")
 
 # Of Ray Train. A lost rank is noticed within the health check's interval. What ranks print goes where an index's
 # prints go. Preemption is JOS's own business, and relative paths mean what they mean in an index.
@@ -79,8 +82,7 @@ class Group:
         self.orders: list[asyncio.Queue[tuple[int, tuple[Work, ...]]]] = [asyncio.Queue() for _ in range(size)]
         self.leases: dict[int, _Held] = {}
         self.votes: dict[tuple[int, int], _Vote] = {}
-        self.all_placed, self.all_up = asyncio.Event(), asyncio.Event()
-        self.lost: asyncio.Event = asyncio.Event()
+        self.all_placed, self.all_up, self.lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why = ""
         self.stopping = False
 
@@ -105,8 +107,8 @@ class Group:
         await self._unless_lost(self.all_up.wait())
         first = self.up[0]
         events = [event for rank in sorted(self.up) for event in self.up[rank].events]
-        error = next((one.error for one in self.up.values() if one.error is not None), None)
-        return replace(first, seconds=time.monotonic() - started, events=events, error=error)
+        wrong = next((one.error for one in self.up.values() if one.error is not None), None)
+        return replace(first, seconds=time.monotonic() - started, events=events, error=wrong)
 
     async def run(self, lease: int, work: tuple[Work, ...]) -> LeaseReply:
         """Has all ranks do it. Raises GroupLost if one of them is lost on the way."""
@@ -203,13 +205,13 @@ class Group:
         self.why = self.why or why
         self.lost.set()
 
-    async def _unless_lost(self, wanted: Any) -> Any:
-        tasks = [asyncio.ensure_future(wanted), asyncio.ensure_future(self.lost.wait())]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        tasks[1].cancel()
-        if tasks[0].done():
-            return tasks[0].result()
-        tasks[0].cancel()
+    async def _unless_lost(self, wanted: Awaitable[T]) -> T:
+        task, lost = asyncio.ensure_future(wanted), asyncio.ensure_future(self.lost.wait())
+        await asyncio.wait([task, lost], return_when=asyncio.FIRST_COMPLETED)
+        lost.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
         raise GroupLost(self.why)
 
 
