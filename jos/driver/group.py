@@ -1,11 +1,10 @@
 """A group: several processes that do each step of a training together, with the face of one index.
 
-The actor holds no CPU. It starts one process per rank through Ray Train, which also sets up `torch.distributed`
-between them, hands the driver's leases to all ranks, and gives back what rank 0 made of them. Each rank is an index
-(jos.driver.index) with a trainer of its own. They go in lock-step: before each span all vote, and it is begun by all
-or by none, for one that waits in a collective call for another that never comes would wait for ever. Whatever else
-goes wrong ends the whole group: a new one goes on from the last committed state.
-May import: ray, jos.core, jos.driver.index. Tests: tests/integration/test_group.py.
+The actor holds no CPU. It starts one process per rank (jos.driver.rank), hands the driver's leases to all ranks, and
+gives back what rank 0 made of them. They go in lock-step: before each span all vote, and it is begun by all or by
+none, for one that waits in a collective call for another that never comes would wait for ever. Whatever else goes
+wrong ends the whole group: a new one goes on from the last committed state.
+May import: ray, jos.core, jos.driver.rank. Tests: tests/integration/test_group.py.
 """
 
 from __future__ import annotations
@@ -18,36 +17,18 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import ray
 from ray.exceptions import RayError
-from ray.util import remove_placement_group
-from ray.util.placement_group import PlacementGroup
 
 from jos.core.errors import JobImpossible
-from jos.core.model import JobSpec
 from jos.core.plan import SpanWork, Work
 from jos.core.stimuli import SpanFault
-from jos.driver.index import Index, _Item
 from jos.driver.messages import IndexConfig, LeaseReply, Ready
-from jos.worker import Trainer
+from jos.driver.rank import current_actor, make_trainer, release_all
 
-COLLECTIVE_SECONDS = 600  # that a rank waits for another in a collective call, before it fails
-PROBE_SECONDS = 10.0  # for a rank to show that it lives
-LEFTOVER_SECONDS = 30.0  # for what a dead group held to come free
+PROBE_EVERY = 0.5  # seconds between looks whether all ranks live
+PROBE_SECONDS = 10.0  # for a rank to show that it does
 
 T = TypeVar("T")
-
-# Of Ray Train. A lost rank is noticed within the health check's interval. What ranks print goes where an index's
-# prints go. Preemption is JOS's own business, and relative paths mean what they mean in an index.
-_SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
 
 
 class GroupLost(Exception):
@@ -94,8 +75,8 @@ class Group:
     async def ready(self) -> Ready:
         started = time.monotonic()
         try:
-            await asyncio.to_thread(_release_all)
-            trainer = await asyncio.to_thread(_trainer, self.config, self.size, _current_actor())
+            await asyncio.to_thread(release_all)
+            trainer = await asyncio.to_thread(make_trainer, self.config, self.size, current_actor())
         except ImportError as error:
             missing = JobImpossible(
                 f"{self.size} indexes cannot train together here: {error}.",
@@ -129,9 +110,12 @@ class Group:
     # --- called by the ranks ---
 
     async def here(self, rank: int, actor: Any) -> None:
+        if rank in self.actors:  # by Ray Train, which knows nothing of what was in hand
+            self._lose(f"rank {rank} of {self.size} was started anew")
         self.actors[rank] = actor
         if len(self.actors) == self.size:
             self.all_placed.set()
+            self.watching = asyncio.create_task(self._watch())
 
     async def join(self, rank: int, ready: Ready) -> None:
         self.up[rank] = ready
@@ -183,11 +167,26 @@ class Group:
         try:
             trainer.fit()
         except Exception as error:  # whatever Ray Train raises, the ranks are gone
-            why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        asyncio.run_coroutine_threadsafe(self._fit_ended(why), loop)
+            why = self._why(error)
+        loop.call_soon_threadsafe(self._lose, why)
 
-    async def _fit_ended(self, why: str) -> None:
-        self._lose(await self._gone() or f"the group has ended: {why[:500]}")
+    def _why(self, error: Exception) -> str:
+        """Ray Train's report as one line: the ranks that died, else the first that failed; the others fail of it."""
+        failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+        for rank, failure in sorted(failures.items()):
+            if isinstance(getattr(failure, "health_check_failure", None), RayError):
+                return self._died(rank)
+        first = min(failures, default=None)
+        failure = error if first is None else failures[first]
+        last = (str(failure).strip().splitlines() or [type(failure).__name__])[-1][:500]
+        return f"the group has ended: {last}" if first is None else f"rank {first} of {self.size} failed: {last}"
+
+    async def _watch(self) -> None:
+        """Ray Train tells of a lost rank only when it has ended the others, which may hang in a collective call."""
+        while not self.lost.is_set():
+            if (gone := await self._gone()) is not None:
+                self._lose(gone)
+            await asyncio.sleep(PROBE_EVERY)
 
     async def _gone(self) -> str | None:
         """Which rank's process does not live any more; None when all do."""
@@ -195,11 +194,14 @@ class Group:
             try:
                 await asyncio.wait_for(actor.__ray_ready__.remote(), PROBE_SECONDS)
             except RayError:
-                who = f" (process {self.up[rank].pid} on {self.up[rank].host})" if rank in self.up else ""
-                return f"rank {rank} of {self.size}{who} died: it was killed, crashed, or the machine ran out of memory"
+                return self._died(rank)
             except TimeoutError:
                 continue  # slow is not dead
         return None
+
+    def _died(self, rank: int) -> str:
+        who = f" (process {self.up[rank].pid} on {self.up[rank].host})" if rank in self.up else ""
+        return f"rank {rank} of {self.size}{who} died: it was killed, crashed, or the machine ran out of memory"
 
     def _lose(self, why: str) -> None:
         self.why = self.why or why
@@ -213,10 +215,6 @@ class Group:
             return task.result()
         task.cancel()
         raise GroupLost(self.why)
-
-
-def _current_actor() -> Any:
-    return ray.get_runtime_context().current_actor
 
 
 def _spans(work: tuple[Work, ...]) -> list[SpanWork]:
@@ -239,135 +237,3 @@ def combined(work: tuple[Work, ...], replies: dict[int, LeaseReply]) -> LeaseRep
             first.sick = f"rank 0 and rank {rank} did not stop after the same step: `finished` must be the same"
             first.commits, first.faults = [], [SpanFault(replace(w, state=None), first.sick) for w in _spans(work)]
     return first
-
-
-# --- a rank ---------------------------------------------------------------------------------------------
-
-
-class Rank(Index):
-    """One of the processes that do each step together. Only rank 0 keeps what comes of it."""
-
-    def __init__(self, config: IndexConfig, group: Any) -> None:
-        super().__init__(config)
-        self.group = group
-        self.broken = False
-
-    def _steps(self, trainer: Trainer, item: _Item) -> bool:
-        work = item.work
-        can = not self.broken and (self.position == work.start or work.state is not None or work.start == 0)
-        vote = (self.config.rank, item.lease.reply.lease, work.start, can)
-        if self.broken or not ray.get(self.group.agree.remote(*vote)):
-            self._fault(item, "dropped: not all ranks of the group could begin it", dropped=True)
-            return False
-        return super()._steps(trainer, item)
-
-    def _failed(self, item: _Item, error: Exception) -> None:
-        """The others may be waiting for this rank in a collective call: only a new group gets out of that."""
-        self.broken = True
-        item.lease.reply.sick = f"rank {self.config.rank} failed in a step: {type(error).__name__}"
-        super()._failed(item, error)
-
-    def _setup(self) -> None:
-        self._use_own_gpu()
-        super()._setup()
-
-    def _forever(self, step: Any) -> None:
-        self._use_own_gpu()
-        super()._forever(step)
-
-    def _use_own_gpu(self) -> None:
-        """Ray Train shows each rank the GPUs of all ranks on its node, and torch's choice of one holds for the
-        calling thread only."""
-        if self.config.device == "cuda":
-            import torch
-            from ray.train.torch import get_device
-
-            torch.cuda.set_device(get_device())
-
-
-def _rank(settings: dict[str, Any]) -> None:
-    """What Ray Train calls in each of its processes; it ends with the process."""
-    asyncio.run(_serve(settings["config"], settings["group"]))
-
-
-async def _serve(config: IndexConfig, group: Any) -> None:
-    from ray.train import get_context
-
-    rank, ranks = get_context().get_world_rank(), get_context().get_world_size()
-    await group.here.remote(rank, _current_actor())
-    index = Rank(replace(config, rank=rank, ranks=ranks), group)
-    await group.join.remote(rank, await index.ready())
-    doing: set[asyncio.Task[None]] = set()
-    while True:
-        task = asyncio.create_task(_do(index, group, *await group.order.remote(rank)))
-        doing.add(task)  # two leases may be in hand: one is written while the other is computed
-        task.add_done_callback(doing.discard)
-
-
-async def _do(index: Rank, group: Any, lease: int, work: tuple[Work, ...]) -> None:
-    await group.done.remote(index.config.rank, await index.run(lease, work))
-
-
-# --- Ray Train ------------------------------------------------------------------------------------------
-
-
-def _trainer(config: IndexConfig, size: int, group: Any) -> Any:
-    """The ranks as Ray Train is to run them. Raises ImportError where torch or pandas is missing."""
-    os.environ.update(_SETTINGS)
-    from fsspec.implementations.memory import MemoryFileSystem
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2._internal.callbacks import DatasetsCallback
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-
-    class Bare(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            """Without a process for data sets, of which there are none, and one that frees the CPUs of a dead group,
-            which never ends itself where Ray has no dashboard; `release_leftovers` does that."""
-            unwanted = (DatasetsCallback, PlacementGroupCleanerCallback)
-            return [c for c in super()._create_default_callbacks() if not isinstance(c, unwanted)]
-
-    wanted = JobSpec.stored(config.spec_json).pipeline.resources
-    gpu = config.device == "cuda"
-    resources = {"CPU": wanted.cpu, "GPU": wanted.gpu.count if gpu else 0, "memory": wanted.memory_bytes or 0}
-    return Bare(
-        _rank,
-        train_loop_config={"config": config, "group": group},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
-        scaling_config=ScalingConfig(
-            num_workers=size,
-            use_gpu=gpu,
-            resources_per_worker={name: amount for name, amount in resources.items() if amount},
-            accelerator_type=(wanted.gpu.type or None) if gpu else None,
-        ),
-        run_config=RunConfig(
-            storage_path="/jos",  # nothing is kept there: states and checkpoints go to the job's storage
-            storage_filesystem=PyFileSystem(FSSpecHandler(MemoryFileSystem())),
-            failure_config=FailureConfig(max_failures=0),
-        ),
-    )
-
-
-def release_leftovers() -> bool:
-    """Frees what dead groups of this Ray job held: their placement groups live until the job ends, and keep CPUs and
-    GPUs from whoever comes next. True when nothing is left of any."""
-    from ray._private.state import state
-    from ray.core.generated import gcs_pb2
-
-    ours, left = bytes.fromhex(ray.get_runtime_context().get_job_id()), False
-    for data in state._connect_and_get_accessor().get_placement_group_table():
-        one = gcs_pb2.PlacementGroupTableData.FromString(data)
-        if one.creator_job_id != ours or one.state == gcs_pb2.PlacementGroupTableData.REMOVED:
-            continue
-        left = True
-        if one.creator_actor_dead:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(one.placement_group_id)))
-    return not left
-
-
-def _release_all() -> None:
-    """A group that was killed a moment ago takes a moment to die."""
-    deadline = time.monotonic() + LEFTOVER_SECONDS
-    while not release_leftovers() and time.monotonic() < deadline:
-        time.sleep(0.1)

@@ -187,7 +187,7 @@ def test_a_rank_that_fails_is_told_with_the_step_and_the_group_has_to_go(tmp_pat
 def nothing_is_left() -> None:
     import ray
 
-    from jos.driver.group import release_leftovers
+    from jos.driver.rank import release_leftovers
 
     until(release_leftovers, 15)
     until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 15)

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from jos.core.ledger import STEPS, Commit
 from jos.core.plan import SpanWork
@@ -92,3 +93,29 @@ def test_a_group_that_lost_a_rank_says_why_to_all_who_wait() -> None:
         return str(lost.value)
 
     assert run(waits(one.run(3, (SPANS[0],))), waits(one.placed()), lose())[:2] == ["rank 1 died", "rank 1 died"]
+
+
+class Failures(Exception):
+    """As Ray Train tells them."""
+
+    def __init__(self, **ranks: Exception) -> None:
+        self.worker_failures = {int(name[1:]): error for name, error in ranks.items()}
+
+
+class HealthCheckFailed(Exception):
+    health_check_failure = RayActorError()
+
+
+def test_what_ray_train_tells_becomes_one_line_that_names_the_rank() -> None:
+    one = group(3)
+    hung = ValueError("Traceback\n  File …\nRuntimeError: connection closed by peer")
+    assert one._why(Failures(r0=hung, r2=HealthCheckFailed())).startswith("rank 2 of 3 died")
+    assert one._why(Failures(r1=hung)) == "rank 1 of 3 failed: RuntimeError: connection closed by peer"
+    assert one._why(ValueError("no node\nhas room")) == "the group has ended: has room"
+
+
+def test_ranks_that_ray_train_starts_anew_are_not_the_group_that_was() -> None:
+    one = group(3)
+    run(one.here(1, None))
+    run(one.here(1, None))
+    assert one.why == "rank 1 of 3 was started anew"
