@@ -229,11 +229,11 @@ def combined(work: tuple[Work, ...], replies: dict[int, LeaseReply]) -> LeaseRep
     """What all ranks say of a lease, as one: rank 0's word, and all events. Each of them has done the same steps, or
     their trainers break the contract of jos.worker.Trainer."""
     first = replies[0]
-    ends = {commit.start: commit.end for commit in first.commits}
+    ends = {commit.start: commit.steps for commit in first.commits}
     for rank in sorted(replies.keys() - {0}):
         other = replies[rank]
         first.events += other.events
-        if any(ends.get(commit.start, commit.end) != commit.end for commit in other.commits):
+        if any(ends.get(commit.start, commit.steps) != commit.steps for commit in other.commits):
             first.sick = f"rank 0 and rank {rank} did not stop after the same step: `finished` must be the same"
             first.commits, first.faults = [], [SpanFault(replace(w, state=None), first.sick) for w in _spans(work)]
     return first
