@@ -1,7 +1,8 @@
 """The Ray side of indexes: starts actors, sends them leases, tells of their deaths.
 
 Actors are plain, with no restarts and no retries of Ray's own: the driver sees a death within milliseconds, and the
-brain (jos.core.dispatch) decides. May import: ray, jos.core, jos.driver.{index,group,rank}. Tests: tests/integration/test_driver.py, test_group.py.
+brain (jos.core.dispatch) decides.
+May import: ray, jos.core, jos.driver.{index,group,rank}. Tests: tests/integration/test_driver.py, test_group.py.
 """
 
 from __future__ import annotations
