@@ -172,6 +172,8 @@ class Group:
 
     def _why(self, error: Exception) -> str:
         """Ray Train's report as one line: the ranks that died, else the first that failed; the others fail of it."""
+        if isinstance(error, RayError):
+            return "the process that watches over the ranks died"
         failures: dict[int, Exception] = getattr(error, "worker_failures", {})
         for rank, failure in sorted(failures.items()):
             if isinstance(getattr(failure, "health_check_failure", None), RayError):

@@ -33,6 +33,7 @@ def test_a_stranger_follows_the_page_from_nothing_to_a_job_s_output(lab: Lab) ->
     [results] = blocks("text")
     assert results in ended.stdout
     assert ended.stdout.count("nothing wrong") == 2
+    assert re.search(r"checkpoint\.saved +step_150 is saved", ended.stdout)
     folder: Path = lab.folder / "word-count"
     written = [(folder / name).read_text() for name in ("word_count.py", "row_means.py", "fit_curve.py")]
     assert squeezed("\n".join(blocks("python"))) == squeezed("\n".join(written))

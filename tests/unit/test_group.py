@@ -111,6 +111,7 @@ def test_what_ray_train_tells_becomes_one_line_that_names_the_rank() -> None:
     hung = ValueError("Traceback\n  File …\nRuntimeError: connection closed by peer")
     assert one._why(Failures(r0=hung, r2=HealthCheckFailed())).startswith("rank 2 of 3 died")
     assert one._why(Failures(r1=hung)) == "rank 1 of 3 failed: RuntimeError: connection closed by peer"
+    assert one._why(RayActorError()) == "the process that watches over the ranks died"
     assert one._why(ValueError("no node\nhas room")) == "the group has ended: has room"
 
 
