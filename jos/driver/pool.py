@@ -23,7 +23,7 @@ from jos.core.stimuli import IndexDown, IndexUp, LeaseDone, Placed, Push, StartI
 from jos.driver.group import Group
 from jos.driver.index import Index
 from jos.driver.messages import IndexConfig, LeaseReply, Ready
-from jos.driver.rank import release_all
+from jos.driver.rank import LEFTOVER_SECONDS, release_all
 
 log = structlog.get_logger()
 
@@ -149,7 +149,8 @@ class Pool:
         for task in self.tasks:
             task.cancel()
         if self.grouped:  # what it held is not free by itself before this process leaves Ray
-            await asyncio.to_thread(release_all)
+            with contextlib.suppress(TimeoutError):  # the last word does not wait for a Ray that is gone
+                await asyncio.wait_for(asyncio.to_thread(release_all), 2 * LEFTOVER_SECONDS)
             self.grouped = False
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

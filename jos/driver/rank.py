@@ -25,7 +25,7 @@ from jos.driver.messages import IndexConfig
 from jos.worker import Trainer
 
 COLLECTIVE_SECONDS = 600  # that a rank waits for another in a collective call, before it fails
-LEFTOVER_SECONDS = 30.0  # for what a dead group held to come free
+LEFTOVER_SECONDS = 10.0  # for what a dead group held to come free
 
 # Of Ray Train. What ranks print goes where an index's prints go. Preemption is JOS's own business, and relative paths
 # mean what they mean in an index.

@@ -120,3 +120,15 @@ def test_ranks_that_ray_train_starts_anew_are_not_the_group_that_was() -> None:
     run(one.here(1, None))
     run(one.here(1, None))
     assert one.why == "rank 1 of 3 was started anew"
+
+
+def test_without_what_ray_train_needs_the_job_ends_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> Any:
+        raise ImportError("no module named pandas")
+
+    monkeypatch.setattr("jos.driver.group.release_all", lambda: None)
+    monkeypatch.setattr("jos.driver.group.current_actor", lambda: None)
+    monkeypatch.setattr("jos.driver.group.make_trainer", missing)
+    [ready] = run(group().ready())
+    assert "2 indexes cannot train together here: no module named pandas." in str(ready.error)
+    assert "jos[train]" in str(ready.error)
