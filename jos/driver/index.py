@@ -189,7 +189,16 @@ class Index:
             if what.distribute is Distribute.REPLICATE or isinstance(worker, Trainer)
         }
         worker.context = Context(
-            spec.config, config.index, config.device, config.threads, inputs, self._emit, self.stopping, self._once
+            spec.config,
+            config.index,
+            config.device,
+            config.threads,
+            inputs,
+            self._emit,
+            self.stopping,
+            self._once,
+            config.rank,
+            config.ranks,
         )
         worker.setup()
         return worker
@@ -310,7 +319,8 @@ class Index:
                 break
         self.position = work.last if trainer.finished else work.end
         item.output = Output(metrics=dict(metrics))
-        item.state, item.model = trainer.save(), trainer.checkpoint()
+        if self.config.rank == 0:
+            item.state, item.model = trainer.save(), trainer.checkpoint()
         return True
 
     def _begin(self, trainer: Trainer) -> None:
