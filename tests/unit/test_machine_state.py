@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -202,6 +203,25 @@ def test_spans_cut_anywhere_give_the_same_bytes(cuts: list[int], step: int, span
 
 BAD = table(150, 2.5, 10).replace(b"\n1400000070,", b"\n\n1400000070,x").replace(b"idle", b'"id\nle"')
 WHOLE: dict[int, Any] = {}
+
+
+GOLDEN = {
+    "hydra": "2722668e3fb1d565cbb0c4a21d052de1b2943e5be184c73c23f875b8c7fdf8c1",
+    "rocket": "bc3c167a1cfe7944561d33fbb48985b17ad54978cfa9869275d08a254638ad90",
+    "stats": "912cfde27a22c9f007dc9e3ad26695fffa6140f1fc3badf2585bf38803e989d8",
+}
+
+
+@pytest.mark.parametrize("encoder", GOLDEN)
+def test_results_of_a_published_version_stay_as_they_were(encoder: str) -> None:
+    """The bytes that the first release wrote for these files: three states that overlap, of files unlike in length."""
+    shots = [
+        Memory(table(rows, level, seed), f"{seed}.csv", f"inp_{seed}", {"class": f"state {level}"})
+        for seed, (level, rows) in enumerate([(0, 70), (0.2, 90), (0.4, 50), (0, 33), (0.4, 16)])
+    ]
+    source = Memory(spoil(table(150, 0.2, 77), 50, b"1400000049,abc,idle,1"))
+    plan, body, _ = run(make(shots, model_type=encoder, weights="uniform", step_size=3), source)
+    assert hashlib.sha256(plan.header + body.encode()).hexdigest() == GOLDEN[encoder]
 
 
 # --- bad data --------------------------------------------------------------------------------------------
