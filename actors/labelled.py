@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 HELD_OUT = 5  # one part in so many validates
 MOST_FILES = 32  # of a class, to fit on
 MOST_VALUES = 1 << 23  # in all recordings to fit on: 64 MB
-PIECES = 8  # of a file that is longer than its share
+PIECES = 8  # at most, of a file that is longer than its share
 
 
 class Use(Enum):
@@ -102,22 +102,26 @@ class Labelled:
 def sample(files: Sequence[Labelled], cutting: Cutting) -> Sample:
     """Pieces of the files. Raises JobImpossible that names the class of which there is no window to train on."""
     found = Sample()
-    by_class: dict[str, list[Labelled]] = {}
+    alike: dict[tuple[bool, str], list[Labelled]] = {}
     for file in files:
-        by_class.setdefault(file.label, []).append(file)
-    looked_at = sum(min(len(some), MOST_FILES) for some in by_class.values())
-    share = max(MOST_VALUES // (looked_at * len(cutting.data_columns)), cutting.rows(PIECES))
-    for some in by_class.values():
-        _sample_class(some, cutting, share, found)
+        alike.setdefault((file.use is Use.VALIDATE, file.label), []).append(file)
+    looked_at = sum(min(len(some), MOST_FILES) for some in alike.values())
+    share = MOST_VALUES // max(looked_at * len(cutting.data_columns), 1)
+    for (validates, label), some in alike.items():
+        trained = len(found.train)
+        problems = _sample_alike(some, cutting, share, found)
+        if not validates and len(found.train) == trained:
+            raise no_window(label, cutting, problems)
     return found
 
 
-def _sample_class(files: Sequence[Labelled], cutting: Cutting, share: int, found: Sample) -> None:
+def _sample_alike(files: Sequence[Labelled], cutting: Cutting, share: int, found: Sample) -> list[str]:
+    """Files of one class and use: MOST_FILES of them, and more only as long as they give nothing. Returns why some
+    gave nothing."""
     before, problems = len(found.train), list[str]()
-    trains = any(file.use is not Use.VALIDATE for file in files)
     for nth, file in enumerate(_evenly_first(files)):
-        if nth >= MOST_FILES and (not trains or len(found.train) > before):
-            return
+        if nth >= MOST_FILES and (file.use is Use.VALIDATE or len(found.train) > before):
+            break
         try:
             rows = _sample_file(file, cutting, share, found)
         except InputInvalid as error:  # it fails alone, when it is planned
@@ -125,8 +129,7 @@ def _sample_class(files: Sequence[Labelled], cutting: Cutting, share: int, found
         else:
             if rows < cutting.window:
                 problems.append(f"{file.source.filename} has {rows} rows.")
-    if trains and len(found.train) == before:
-        raise no_window(files[0].label, cutting, problems)
+    return problems
 
 
 def no_window(label: str, cutting: Cutting, problems: Sequence[str]) -> JobImpossible:
@@ -139,43 +142,43 @@ def no_window(label: str, cutting: Cutting, problems: Sequence[str]) -> JobImpos
 
 def _evenly_first(files: Sequence[Labelled]) -> Iterator[Labelled]:
     """MOST_FILES of them, evenly taken, then the others."""
-    every = -(-len(files) // MOST_FILES)
-    yield from files[::every]
-    yield from (file for at, file in enumerate(files) if at % every)
+    first = set(np.linspace(0, len(files) - 1, min(len(files), MOST_FILES)).astype(int).tolist())
+    yield from (file for at, file in enumerate(files) if at in first)
+    yield from (file for at, file in enumerate(files) if at not in first)
 
 
 def _sample_file(file: Labelled, cutting: Cutting, share: int, found: Sample) -> int:
     """Adds the file's pieces; returns how many rows it has."""
     layout = csv_windows.scan(file.source)
+    numeric = [layout.header.find(name, file.source.filename) for name in cutting.data_columns]
     windows = cutting.windows(layout.rows)
     train, first = (windows, windows) if file.use is Use.TRAIN else (0, 0)
     if file.use is Use.BOTH:
         train, first = cutting.split(windows)
     for recordings, start, end in (
-        (found.train, 0, cutting.rows(train)),
+        (found.train, 0, layout.rows if file.use is Use.TRAIN else cutting.rows(train)),
         (found.validation, first * cutting.step, layout.rows),
     ):
         if end - start >= cutting.window:
-            pieces = _pieces(file.source, layout, cutting, start, end, share)
-            recordings += [Recording(file.source.id, file.label, rows) for rows in pieces]
+            for first_row, last in _pieces(start, end, share, cutting.window):
+                rows = _rows(file.source, layout, numeric, first_row, last)
+                recordings.append(Recording(file.source.id, file.label, rows))
     return layout.rows
 
 
-def _pieces(
-    source: Source, layout: csv_windows.Layout, cutting: Cutting, start: int, end: int, share: int
-) -> Iterator[Floats]:
-    """Rows [start, end), or PIECES of them with `share` rows together. Bad cells are no finite numbers."""
-    if end - start <= share:
-        yield _rows(source, layout, cutting, start, end)
-        return
-    size = max(share // PIECES, cutting.window)
-    for begin in np.linspace(start, end - size, PIECES).astype(int).tolist():
-        yield _rows(source, layout, cutting, begin, begin + size)
+def _pieces(start: int, end: int, share: int, window: int) -> list[tuple[int, int]]:
+    """Rows [start, end), or evenly lying pieces of them that have `share` rows together, and a window each."""
+    if end - start <= max(share, window):
+        return [(start, end)]
+    pieces = min(PIECES, max(share // window, 1))
+    size = max(share // pieces, window)
+    begins = np.linspace(start, end - size, pieces).astype(int).tolist()
+    return [(begin, begin + size) for begin in begins]
 
 
-def _rows(source: Source, layout: csv_windows.Layout, cutting: Cutting, start: int, end: int) -> Floats:
+def _rows(source: Source, layout: csv_windows.Layout, numeric: Sequence[int], start: int, end: int) -> Floats:
+    """Rows [start, end) as (channels, rows). Bad cells are no finite numbers."""
     byte_start, byte_end, skip, line = layout.locate(start, end)
-    numeric = [layout.header.find(name, source.filename) for name in cutting.data_columns]
     where = (source.filename, start - skip + 1, line, layout.header)
     data = source.read_range(byte_start, byte_end)
     rows = csv_windows.parse(data, len(layout.header.columns), numeric, numeric[0], where)

@@ -116,20 +116,13 @@ class Preparation(Trainer):
             )
 
     def _files(self) -> Sample:
-        """Pieces of all labelled files of known classes."""
+        """Pieces of the labelled files of known classes."""
         named = [
             Labelled(source, self.labels[source.id], self.uses.get(source.id, use))
             for port, use in ((TRAIN, Use.TRAIN), (EVAL, Use.VALIDATE))
             for source in self.context.inputs.get(port, ())
         ]
-        cutting = self.settings.cutting
-        found = Sample()
-        for use in (False, True):  # evaluation files are sampled beside the training files of a class, not among them
-            some = [one for one in named if (one.use is Use.VALIDATE) == use and one.label in self.classes]
-            part = sample(some, cutting)
-            found.train += part.train
-            found.validation += part.validation
-        return found
+        return sample([one for one in named if one.label in self.classes], self.settings.cutting)
 
     def _fit(self) -> Embedder:
         files, settings = self._files(), self.settings

@@ -171,7 +171,7 @@ def test_a_file_within_a_part_is_one_span_if_that_is_short_and_else_spans_of_hal
     long = Memory(table(100_000, 0, 1))
     worker = make(batch_size=1000)
     sizes = np.diff(worker.plan(long).bounds)
-    seconds = worker.encoder.seconds() + worker.neighbours.seconds()
+    seconds = worker.embedder.seconds() + worker.classifier.seconds()
     assert 0.2 < sizes.max() * seconds < 1
     assert len(sizes) == -(-99_985 // sizes[0])
 
@@ -303,7 +303,7 @@ def test_n_shots_that_cannot_teach_stop_the_job_with_the_reason(shots: list[Memo
 
 
 def test_an_unknown_model_lists_the_known_ones() -> None:
-    with pytest.raises(JobImpossible, match=r"'gpt'.*hydra, rocket, stats, omega_\*"):
+    with pytest.raises(JobImpossible, match=r"'gpt'.*hydra, rocket, stats, auto, omega_\*"):
         make(model_type="gpt")
 
 
@@ -317,7 +317,7 @@ def test_a_hosted_model_is_replaced_and_the_owner_told() -> None:
 def test_classes_may_have_several_files_and_short_ones_among_them() -> None:
     more = Memory(table(5, 0, 3), "short.csv", "inp_short", {"class": "high"})
     worker = make([LOW, HIGH, more, Memory(HIGH.data, "h2.csv", "inp_h2", {"class": "high"})])
-    assert len(worker.neighbours.references) == 3 * 45
+    assert len(worker.classifier.references) == 3 * 45
     assert worker.classes == ["high", "low, slow"]
 
 
