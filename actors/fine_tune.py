@@ -23,9 +23,10 @@ from actors.scores import accuracy, macro_f1
 from jos.core.spans import cut
 from jos.worker import JobImpossible, Plan, Prepared
 
-STEP_SECONDS = 3e-4  # of one CPU core, roughly: constants, so that plans do not vary
-VALUE_SECONDS = 4e-10  # the same for each product of an embedding's value with a weight
+STEP_SECONDS = 4e-4  # of one CPU core, roughly: constants, so that plans do not vary
+PRODUCT_SECONDS = 1e-10  # the same for each product of a value with a weight
 SPAN_SECONDS = 0.5
+LEAST_SPANS = 20  # of a training whose epochs are short: a curve for people, and rises told apart
 
 
 class HeadTrainer(Preparation):
@@ -60,9 +61,9 @@ class HeadTrainer(Preparation):
             ranks=self.context.ranks,
             device=self.context.device,
         )
-        values = len(self.classes) * self.embedder.dims
-        each = STEP_SECONDS + 3 * VALUE_SECONDS * values * self.head_settings.batch_size
-        self.epoch_seconds = self.training.steps_per_epoch * each + VALUE_SECONDS * values * len(validation)
+        products = PRODUCT_SECONDS * sum(layer.numel() for layer in self.training.layers)
+        each = STEP_SECONDS + 3 * products * self.head_settings.batch_size  # forward once, backward twice
+        self.epoch_seconds = self.training.steps_per_epoch * each + products * len(validation)
         self.best: Head | None = None  # since the last checkpoint
         self.scores: Mapping[str, float] = {}  # of the best epoch of this span
         self.bounds = self._bounds()
@@ -83,10 +84,11 @@ class HeadTrainer(Preparation):
         return train
 
     def _bounds(self) -> list[int]:
-        """Spans of about SPAN_SECONDS: several whole epochs, or an equal part of one."""
+        """Spans of about SPAN_SECONDS: whole epochs, or an equal part of one."""
         epoch, total = self.training.steps_per_epoch, self.training.total_steps
         if self.epoch_seconds <= SPAN_SECONDS:
-            return cut(total, epoch * max(1, int(SPAN_SECONDS / self.epoch_seconds)))
+            epochs = min(int(SPAN_SECONDS / self.epoch_seconds), self.head_settings.epochs // LEAST_SPANS)
+            return cut(total, epoch * max(1, epochs))
         return cut(total, -(-epoch // round(self.epoch_seconds / SPAN_SECONDS)), epoch)
 
     def steps(self) -> Plan:
@@ -175,7 +177,9 @@ class KnnTrainer(Preparation):
         return model
 
 
-def _model(trainer: Preparation, kind: str, classifier: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Model:
+def _model(
+    trainer: Preparation, kind: str, classifier: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> Model:
     cutting = trainer.settings.cutting
     return Model(
         kind=kind,

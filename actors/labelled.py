@@ -66,7 +66,9 @@ def label_of(source: Source, port: str) -> str:
     """The class of a file. Raises JobImpossible where it has none."""
     label = str(source.metadata.get("class", ""))
     if not label.strip():
-        raise JobImpossible(f"The file {source.filename} on the port {port} has no class.", suggestion="Set metadata.class.")
+        raise JobImpossible(
+            f"The file {source.filename} on the port {port} has no class.", suggestion="Set metadata.class."
+        )
     return label
 
 

@@ -183,7 +183,9 @@ class MachineStateWorker(Worker):
         if settings.encoder != AUTO:
             return Embedder.fit(Recipe(settings.encoder), rows, window, step, **options)
         recordings = [
-            Recording(f"{label} {nth}", label, rows) for label, files in references.items() for nth, rows in enumerate(files)
+            Recording(f"{label} {nth}", label, rows)
+            for label, files in references.items()
+            for nth, rows in enumerate(files)
         ]
 
         def fit() -> Embedder:

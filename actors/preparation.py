@@ -91,7 +91,9 @@ class Preparation(Trainer):
         steady(self.context.threads)
         tell_substitute(self.context, self.settings.model_type, self.settings.encoder)
         train, eval_ = (self.context.inputs.get(port, ()) for port in (TRAIN, EVAL))
-        self.labels = {source.id: label_of(source, port) for port in (TRAIN, EVAL) for source in self.context.inputs.get(port, ())}
+        self.labels = {
+            source.id: label_of(source, port) for port in (TRAIN, EVAL) for source in self.context.inputs.get(port, ())
+        }
         self.classes = sorted({self.labels[source.id] for source in train})
         if len(self.classes) < 2:
             raise JobImpossible(

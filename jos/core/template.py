@@ -143,7 +143,9 @@ def _check_ports(pipeline: Pipeline) -> Iterator[Violation]:
         if port.mode is PortMode.CHECKPOINT and port.tracked:
             yield Violation(json_path((*at, "tracked")), "must be false: a checkpoint is never worked through.")
         # labelled files are shared out where something is learned from them, each at a time
-        whole = {PortMode.CHECKPOINT} if pipeline.pipeline_type == "training" else {PortMode.CHECKPOINT, PortMode.N_SHOT}
+        whole = (
+            {PortMode.CHECKPOINT} if pipeline.pipeline_type == "training" else {PortMode.CHECKPOINT, PortMode.N_SHOT}
+        )
         if port.mode in whole and port.distribute is Distribute.SCATTER:
             yield Violation(json_path((*at, "distribute")), "must be replicate: every index needs all of it.")
         elif port.distribute is Distribute.SCATTER and not port.tracked:

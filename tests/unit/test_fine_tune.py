@@ -14,9 +14,11 @@ from test_machine_state import Memory, spoil, table
 
 from actors import fine_tune, preparation
 from actors.fine_tune import HeadTrainer, KnnTrainer
+from actors.head import HeadSettings
 from actors.labelled import Use
 from actors.model_file import Model, unpack_model
 from jos.core.errors import InputInvalid
+from jos.registry import Registry
 from jos.testing import LocalPrepared, Outputs, _run_file, make_worker, run_worker
 from jos.worker import JobImpossible, Trainer
 
@@ -154,15 +156,14 @@ def test_a_stopped_training_stays_stopped_when_it_is_loaded() -> None:
 
 
 def test_epochs_end_with_spans_and_spans_are_neither_short_nor_long() -> None:
-    small = trainer({TRAIN: files()})
-    assert list(small.bounds) == [0, small.training.total_steps]  # all of it takes no half second
-    large = trainer({TRAIN: files()}, train_config={"epochs": 5})
-    large.epoch_seconds = 2.4
-    epoch = large.training.steps_per_epoch
-    assert set(range(0, 5 * epoch + 1, epoch)) <= set(large._bounds())
-    assert len(large._bounds()) - 1 == 5 * 5
-    large.epoch_seconds = 0.2
-    assert large._bounds() == [0, 2 * epoch, 4 * epoch, 5 * epoch]
+    worker = trainer({TRAIN: files()}, train_config={"epochs": 50})
+    epoch, total = worker.training.steps_per_epoch, worker.training.total_steps
+    assert list(worker.bounds) == list(range(0, total + 1, 2 * epoch))  # not fewer than 20, though all takes no second
+    worker.epoch_seconds = 0.4
+    assert worker._bounds() == list(range(0, total + 1, epoch))
+    worker.epoch_seconds = 2.4
+    assert set(range(0, total + 1, epoch)) <= set(worker._bounds())
+    assert len(worker._bounds()) - 1 == 50 * 5
 
 
 def test_neighbours_keep_every_window_and_are_scored_on_evaluation_files() -> None:
@@ -190,6 +191,14 @@ def test_a_hosted_model_is_replaced_by_a_choice_and_the_owner_told() -> None:
     [event] = outputs.events
     assert event[:2] == ("model.substituted", "WARN")
     assert "chooses" in event[2]
+
+
+def test_the_defaults_that_the_pipeline_shows_are_those_of_the_head() -> None:
+    shown = Registry().get("fine-tuning-omega").default_config["worker"]["config"]
+    settings = HeadSettings(
+        batch_size=shown["batch_size"], **{k: v for k, v in shown["train_config"].items() if k != "ranks"}
+    )
+    assert settings == HeadSettings()
 
 
 # --- what validates ------------------------------------------------------------------------------------
@@ -262,7 +271,11 @@ ONLY = [file(f"idle{n}", "idle", 0, seed=n) for n in range(3)]
 IMPOSSIBLE: dict[str, tuple[dict[str, list[Memory]], dict[str, Any], str]] = {
     "no file": ({}, {}, "there are none"),
     "one class": ({TRAIN: ONLY}, {}, "only 'idle'"),
-    "a file without a class": ({TRAIN: [*ONLY, Memory(b"", "x.csv")]}, {}, "x.csv on the port worker.train_data has no"),
+    "a file without a class": (
+        {TRAIN: [*ONLY, Memory(b"", "x.csv")]},
+        {},
+        "x.csv on the port worker.train_data has no",
+    ),
     "a class without a window": (
         *({TRAIN: [*ONLY, file("f", "fast", 2, rows=15)]}, {}),
         "class 'fast' hold no window of 16 rows that can be used. f.csv has 15 rows.",
@@ -272,7 +285,10 @@ IMPOSSIBLE: dict[str, tuple[dict[str, list[Memory]], dict[str, Any], str]] = {
         "f.csv has no column 'HKLD'",
     ),
     "a class of bad cells": (
-        *({TRAIN: [*ONLY, Memory(table(20, 1, 0).replace(b",idle,", b",idle,x"), "f.csv", "f", {"class": "fast"})]}, {}),
+        *(
+            {TRAIN: [*ONLY, Memory(table(20, 1, 0).replace(b",idle,", b",idle,x"), "f.csv", "f", {"class": "fast"})]},
+            {},
+        ),
         "All 3 windows failed",
     ),
     "evaluation that is no use": (

@@ -8,8 +8,8 @@ import io
 import itertools
 import json
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import numpy as np
@@ -60,7 +60,11 @@ HIGH = Memory(table(60, 5, 2), "high.csv", "inp_high", {"class": "high"})
 
 
 def make(
-    shots: list[Memory] | None = None, said: list[Any] | None = None, setup: bool = True, **changes: Any
+    shots: list[Memory] | None = None,
+    said: list[Any] | None = None,
+    setup: bool = True,
+    checkpoint: Memory | None = None,
+    **changes: Any,
 ) -> MachineStateWorker:
     config: dict[str, Any] = {
         "model_type": "stats",
@@ -85,7 +89,10 @@ def make(
         index=0,
         device="cpu",
         threads=1,
-        inputs={"worker.n_shots": [LOW, HIGH] if shots is None else shots},
+        inputs={
+            "worker.n_shots": [LOW, HIGH] if shots is None else shots,
+            "worker.fine_tune_checkpoint": [checkpoint] if checkpoint else [],
+        },
         emit=lambda *event: (said if said is not None else []).append(event),
         stopping=threading.Event(),
     )
@@ -312,6 +319,32 @@ def test_a_hosted_model_is_replaced_and_the_owner_told() -> None:
     worker = make(said=said, model_type="omega_1_4_base")
     assert worker.settings.encoder in said[0][2]
     assert said[0][:2] == ("model.substituted", "WARN")
+
+
+def test_an_automatic_choice_is_made_once_for_all_indexes() -> None:
+    kept: dict[str, bytes] = {}
+    made: list[str] = []
+
+    def once(name: str, make: Callable[[], bytes]) -> bytes:
+        if name not in kept:
+            made.append(name)
+            kept[name] = make()
+        return kept[name]
+
+    shots = [
+        Memory(table(60, level, seed), f"{seed}.csv", f"inp_{seed}", {"class": str(level)})
+        for seed, level in enumerate([0, 5, 0, 5, 0, 5])
+    ]
+    source = Memory(table(60, 5, 9))
+    results = []
+    for _ in range(2):
+        worker = make(shots, setup=False, model_type="auto")
+        worker.context = replace(worker.context, once=once)
+        worker.setup()
+        results.append(run(worker, source)[1])
+    assert made == ["embedder"]
+    assert results[0] == results[1]
+    assert {line.split(",")[1] for line in results[0].splitlines()} == {"5"}
 
 
 def test_classes_may_have_several_files_and_short_ones_among_them() -> None:

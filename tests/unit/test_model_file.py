@@ -89,14 +89,20 @@ UNSOUND: dict[str, tuple[Callable[[], bytes], str]] = {
     "tensors without a description": (lambda: save({"a": torch.ones(2)}), "is not a JOS checkpoint"),
     "an encoder on its way": (lambda: pack({"kind": "embedder"}, {}), "is not a JOS checkpoint"),
     "a later format": (lambda: changed(version=2), "made by a newer JOS: format 2"),
-    "a later kind": (lambda: pack(json.loads(json.dumps(DESCRIBED)) | {"kind": "forest"}, {}), "newer JOS: a classifier"),
+    "a later kind": (
+        lambda: pack(json.loads(json.dumps(DESCRIBED)) | {"kind": "forest"}, {}),
+        "newer JOS: a classifier",
+    ),
     "a description of other fields": (lambda: changed(content=[]), "damaged: its header"),
     "a file cut short": (lambda: WHOLE[:-1], "damaged: "),
     "a file cut in its header": (lambda: WHOLE[: HEADER - 40], "damaged: its header"),
     "a file grown": (lambda: WHOLE + b"\0", "damaged: "),
     "a number changed": (lambda: flipped(len(WHOLE) - 5), "does not agree with its checksum"),
     "a class renamed": (lambda: WHOLE.replace(b"idle", b"idol"), "does not agree with its checksum"),
-    "a tensor renamed": (lambda: WHOLE.replace(b"embedder.basis", b"embedder.basil"), "does not agree with its checksum"),
+    "a tensor renamed": (
+        lambda: WHOLE.replace(b"embedder.basis", b"embedder.basil"),
+        "does not agree with its checksum",
+    ),
 }
 DESCRIBED, _ = unpack(WHOLE, "it")
 
