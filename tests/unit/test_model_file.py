@@ -116,7 +116,7 @@ def test_a_file_that_is_not_whole_and_known_is_refused_with_its_name_and_why(cas
     assert "step_12.safetensors" in caught.value.message
     assert why in caught.value.message
     assert caught.value.suggestion
-    with pytest.raises(JobImpossible, match="step_12.safetensors"):
+    with pytest.raises(JobImpossible, match="step_12"):
         open_model(Bytes(data, len(data)))
 
 
