@@ -86,7 +86,7 @@ def uses(labels: Sequence[str]) -> list[Use]:
 
 @dataclass
 class Sample:
-    """Recordings to fit on; several may be pieces of one file, whose id is their name."""
+    """Recordings to fit on; several may be pieces of one file, with its name."""
 
     train: list[Recording] = field(default_factory=list)
     validation: list[Recording] = field(default_factory=list)
@@ -94,8 +94,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A file with its class and what it is for."""
+    """A file with its class and what it is for. `name` tells files apart, the same in every job of the same files."""
 
+    name: str
     source: Source
     label: str
     use: Use
@@ -164,7 +165,7 @@ def _sample_file(file: Labelled, cutting: Cutting, share: int, found: Sample) ->
         if end - start >= cutting.window:
             for first_row, last in _pieces(start, end, share, cutting.window):
                 rows = _rows(file.source, layout, numeric, first_row, last)
-                recordings.append(Recording(file.source.id, file.label, rows))
+                recordings.append(Recording(file.name, file.label, rows))
     return layout.rows
 
 

@@ -35,7 +35,7 @@ def test_what_trains_and_what_validates_of_a_file_share_no_row(windows: int, win
 
 
 def file(name: str, rows: int, label: str = "a", use: Use = TRAIN) -> Labelled:
-    return Labelled(Memory(table(rows, 0, len(name)), f"{name}.csv", name, {"class": label}), label, use)
+    return Labelled(name, Memory(table(rows, 0, len(name)), f"{name}.csv", name, {"class": label}), label, use)
 
 
 def test_small_files_are_taken_whole() -> None:
@@ -82,7 +82,7 @@ def test_of_many_files_a_few_are_looked_at_evenly_and_more_only_if_those_are_no_
 
 
 def test_a_file_that_cannot_be_read_is_left_to_its_own_plan_unless_there_is_no_other() -> None:
-    broken = Labelled(Memory(b"a,b\n1,2\n", "broken.csv"), "a", TRAIN)
+    broken = Labelled("broken", Memory(b"a,b\n1,2\n", "broken.csv"), "a", TRAIN)
     assert len(sample([file("one", 40), broken], CUTTING).train) == 1
     with pytest.raises(JobImpossible, match=r"class 'a' hold no window of 16 rows .*broken.csv has no column 'HKLD'"):
         sample([broken], CUTTING)
