@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 HELD_OUT = 5  # one part in so many validates
 MOST_FILES = 32  # of a class, to fit on
 MOST_VALUES = 1 << 23  # in all recordings to fit on: 64 MB
+MOST_BYTES = 64 << 20  # of a file that are parsed for it, however many columns nobody asks for
 PIECES = 8  # at most, of a file that is longer than its share
 
 
@@ -155,6 +156,7 @@ def _sample_file(file: Labelled, cutting: Cutting, share: int, found: Sample) ->
     layout = csv_windows.scan(file.source)
     numeric = [layout.header.find(name, file.source.filename) for name in cutting.data_columns]
     windows = cutting.windows(layout.rows)
+    share = min(share, MOST_BYTES * layout.rows // max(layout.num_bytes, 1))
     train, first = (windows, windows) if file.use is Use.TRAIN else (0, 0)
     if file.use is Use.BOTH:
         train, first = cutting.split(windows)

@@ -74,6 +74,12 @@ def test_of_a_long_file_pieces_are_read_that_lie_evenly_in_it(monkeypatch: pytes
     assert [one.rows.shape[1] for one in sample([long], CUTTING).train] == [16]  # a window at least
 
 
+def test_of_a_file_with_many_other_columns_no_more_bytes_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = file("long", 5000)
+    monkeypatch.setattr(labelled, "MOST_BYTES", long.source.num_bytes // 10)
+    assert sum(one.rows.shape[1] for one in sample([long], CUTTING).train) <= 500
+
+
 def test_of_many_files_a_few_are_looked_at_evenly_and_more_only_if_those_are_no_use() -> None:
     many = [file(f"f{at:03}", 40) for at in range(100)]
     assert [one.name for one in sample(many, CUTTING).train] == [f"f{int(at):03}" for at in np.linspace(0, 99, 32)]
