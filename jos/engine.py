@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 from jos import submission
 from jos.core.commands import Cancel, Retry
 from jos.core.errors import StorageUnavailable
-from jos.core.model import Event, Job, JobRequest, JobSpec, Output, Progress, Status, job_folder
+from jos.core.model import Checkpoint, Event, Job, JobRequest, JobSpec, Output, Progress, Status, job_folder
 from jos.launch.local import LocalDriver, start_driver
 from jos.settings import Settings
 from jos.storage.base import Storage
@@ -151,6 +151,10 @@ class Engine:
         outputs = self._thread.call(self.parts.store.outputs(job_id))
         order = {source.id: at for at, source in enumerate(self.spec(job_id).inputs)}
         return sorted(outputs, key=lambda o: (order.get(o.input_id or "", -1), len(o.filename), o.filename))
+
+    def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        """The models of a training job, by step."""
+        return self._thread.call(self.parts.store.checkpoints(job_id))
 
     def location(self, job: Job, output: Output) -> str:
         return self.storage.location(job_folder(job.org_id, job.id) + output.key)

@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from jos.core.errors import InputInvalid, NotFound, ObjectMissing, StorageUnavailable, StorageUnfit
+from jos.core.model import JobInput
 
 READ_AHEAD = 4 << 20  # bytes per request of a stream over an object
 
@@ -76,6 +77,10 @@ class FileSource:
                 f"{self.filename} ({self.url}) was changed after the job was created{sizes}.",
                 suggestion="Create a new job for the new content.",
             )
+
+
+def source_of(one: JobInput) -> FileSource:
+    return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata)
 
 
 def stat_input(url: str) -> tuple[int, str]:
