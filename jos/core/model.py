@@ -195,6 +195,7 @@ class JobInput(Model):
     file_id: str
     num_bytes: int
     fingerprint: str  # changes when the content may have changed (mtime or ETag); checked at each opening
+    sha256: str | None = None  # of the whole content, where it is known: of a checkpoint; checked at each opening
     metadata: dict[str, Any] = {}
     tracked: bool = True
 
