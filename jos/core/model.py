@@ -359,6 +359,11 @@ class Checkpoint(Model):
     sha256: str
     created_at: datetime
 
+    @property
+    def filename(self) -> str:
+        """What it is called outside of JOS."""
+        return f"{self.id}.ckpt"
+
 
 def utc(when: datetime) -> str:
     """RFC 3339 with microseconds and `Z`, the shape of every time JOS shows."""

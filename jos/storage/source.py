@@ -2,7 +2,7 @@
 
 An input is pinned by its fingerprint when the job is created. Each opening checks it, so that no job mixes two
 versions of a file; a changed or vanished file fails alone, as InputInvalid. One whose checksum is known (a checkpoint)
-is read whole and compared before anybody sees a byte of it.
+is compared whenever it is read whole, before anybody sees a byte of it.
 May import: jos.core, jos.storage. Implements jos.worker.Source. Tests: tests/contract/test_source.py.
 """
 
@@ -75,13 +75,16 @@ class FileSource:
     def read_range(self, start: int, end: int) -> bytes:
         """Bytes [start, end); shorter at the end of the file. Checked like an opening."""
         start, end = max(start, 0), min(end, self.num_bytes)
+        if self.sha256 is not None and (start, end) == (0, self.num_bytes):
+            with self._compared(self.sha256) as file:
+                return file.read()
         kind, place = locate(self.url)
-        if kind == "object" and self.sha256 is None and start < end and (etag := _etag(self.fingerprint)):
+        if kind == "object" and start < end and (etag := _etag(self.fingerprint)):
             from jos.storage.s3 import read_object, split_url
 
             with _told(self.url):
                 return read_object(*split_url(place), start, end, etag)  # one request reads and checks
-        with self.open() as file:
+        with self._open() as file:
             file.seek(start)
             return file.read(max(end - start, 0))
 

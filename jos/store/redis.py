@@ -141,6 +141,12 @@ class Store:
         total, found = await indexes.listed(self.connection, keys, offset, limit)
         return total, await indexes.read(self.connection, found)
 
+    async def place_in_list(self, org_id: str, job_id: str, pipeline_type: str | None = None) -> int | None:
+        """From 1, in the list that `jobs` gives; None for a job that is not in it."""
+        key = indexes.jobs_key(org_id, pipeline_type)
+        rank = await self.connection.command("ZREVRANK", key, job_id)
+        return None if rank is None else int(rank) + 1
+
     async def active(self) -> list[Job]:
         """All jobs that are not over or still hold capacity, oldest first: what a controller looks at."""
         return await indexes.active(self.connection)

@@ -190,7 +190,7 @@ def test_a_web_server_out_of_reach_may_be_tried_again() -> None:
         stat_input("http://127.0.0.1:9/x")
 
 
-def test_a_file_with_a_checksum_is_compared_before_anybody_reads_a_byte(
+def test_a_file_with_a_checksum_is_compared_whenever_it_is_read_whole(
     place: tuple[str, Callable[[bytes], None], object],
 ) -> None:
     url, put, _ = place
@@ -200,8 +200,9 @@ def test_a_file_with_a_checksum_is_compared_before_anybody_reads_a_byte(
     with source.open() as file:
         assert (file.read(), file.seek(3), file.read(4)) == (CONTENT, 3, CONTENT[3:7])
     assert source.read_range(5, 9) == CONTENT[5:9]
+    assert source.read_range(0, len(CONTENT)) == CONTENT
     put(CONTENT[:-1] + b"x")
     damaged = replace(source_of(url), sha256=digest)
-    for read in (damaged.open, lambda: damaged.read_range(0, 4)):
+    for read in (damaged.open, lambda: damaged.read_range(0, damaged.num_bytes)):
         with pytest.raises(InputInvalid, match="is damaged"):
             read()
