@@ -199,5 +199,5 @@ def _check_classes(port: str, rules: InputPort, refs: list[InputRef]) -> Iterato
                 yield Violation(path, message, "missing")
             else:
                 yield Violation(path, "must be text that is not empty: the name of the file's class.")
-    if len(classes) == 1:
+    if len(classes) == 1 and rules.required:  # files that only score a classifier may show one
         yield Violation(json_path(("inputs", port)), f'has only the class "{classes.pop()}"; two or more are needed.')
