@@ -151,14 +151,17 @@ class KnnTrainer(Preparation):
             )
         except ValueError as error:
             raise JobImpossible(f"classifier_config cannot be used: {error}.") from None
+        if self.neighbours.note:
+            self.context.warn("training.no_index", self.neighbours.note)
 
     def steps(self) -> Plan:
         return Plan(bounds=[0, 1])
 
     def step(self, number: int) -> Mapping[str, float]:
-        """Metrics: references, how many vectors are kept; with evaluation files macro_f1 and accuracy on them."""
+        """Metrics: references, how many vectors are kept; recall, which share of the true neighbours is found among
+        them (1 but for very many); with evaluation files macro_f1 and accuracy on them."""
         self.model = pack_model(_model(self, KNN, self.neighbours.settings(), self.neighbours.tensors()))
-        metrics = {"references": float(len(self.train))}
+        metrics = {"references": float(len(self.train)), "recall": self.neighbours.recall()}
         if not len(self.validation):
             return metrics
         queries = self.validation.rows.to(self.context.device)
