@@ -77,7 +77,8 @@ def run(
     version: PipelineVersion = None,
     name: JobName = None,
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="PORT=FILE[,class=NAME]; repeat; FILE may be a glob or a URL.")
+        list[str] | None,
+        typer.Option("--input", help="PORT=FILE[,class=NAME]; repeat; FILE may be a glob, a URL, or ckp_…."),
     ] = None,
     sets: Sets = None,
     parallelism: Parallelism = None,

@@ -6,7 +6,7 @@ May import: rich, jos.core, jos.engine. Tests: tests/unit/test_display.py, tests
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -39,6 +39,11 @@ def event_line(event: Event | wire.Event) -> Text:
         (f"{event.event_type:<20} ", style),
         (event.message, style if event.level is not Level.INFO else "default"),
     )
+
+
+def metrics_line(metrics: Mapping[str, Any]) -> str:
+    """`loss 0.1234  macro_f1 0.9876`: numbers of a training, in the order of their names."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()) if isinstance(value, int | float))
 
 
 def duration(seconds: float | None) -> str:
