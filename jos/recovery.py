@@ -340,7 +340,7 @@ def read_job(storage: Storage, org_id: str, job_id: str) -> tuple[JobSpec, Repla
     stored = read_plans(storage, folder)
     replay = Replay(spec, standing.plans_of(stored, 0))
     ledger = CommitLog.open(storage, folder, replay.see).ledger
-    replay.ledger, replay.plans = ledger, standing.plans_of(stored, ledger.retry)
+    replay.ledger, replay.plans = ledger, standing.plans_of(stored, ledger.era)
     return spec, replay
 
 
@@ -357,16 +357,17 @@ def read_plans(storage: Storage, folder: str) -> dict[int, list[dict[str, Any]]]
 
 
 def _untold(replay: Replay, last: dict[str, Any] | None, now: datetime) -> list[ProgressDraft]:
-    """Progress that is not in the archive: of a training job each committed span, of any other one entry for each
-    input, which says how far it is."""
-    if replay.training:
-        told = (last or {}).get("step") or 0
+    """Progress that is not in the archive: of a training job each committed span of steps, of any other one entry for
+    each input, which says how far it is."""
+    if replay.steps:
+        told = last["step"] or 0 if last is not None and last["kind"] == "training" else 0
         return [entry for entry in replay.steps if (entry.step or 0) > told]
     if last is not None:
         return []
     at = replay.last_at or now
+    kind = standing.PREPARATION if standing.training(replay.spec) else "inference"
     begun = [s for s in replay.states() if s.done or s.status in (InputStatus.COMPLETED, InputStatus.FAILED)]
-    return [standing.input_progress("inference", state, state.completed_at or at) for state in begun]
+    return [standing.input_progress(kind, state, state.completed_at or at) for state in begun]
 
 
 async def _exists(asked: Awaitable[Job]) -> bool:

@@ -12,6 +12,8 @@ Rules that stand here and nowhere else:
   * Waiting for a node is no lack of progress: that is counted from when an index was placed. Where none has been
     placed for long, a controller's attempt leaves and is queued again.
   * An index that died is started again with back-off; losses without any progress end the attempt.
+  * A training first has its inputs prepared, over all indexes; once that is committed and put together, its steps are
+    done in order by one index, or by several together where its plan asks for that, and the others go.
   * Nothing is pushed while too many leases wait to be committed: memory does not grow when storage is slow.
 
 May import: stdlib, jos.core. Tests: tests/unit/test_dispatch.py.
@@ -24,8 +26,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from jos.core.ledger import STEPS, Commit, Ledger
+from jos.core.ledger import STEPS, Commit, InputLedger, Ledger
 from jos.core.plan import InputPlan, PlanWork, SpanWork, Work, remaining
+from jos.core.standing import over
 from jos.core.stimuli import (
     AllCommitted,
     Committed,
@@ -87,7 +90,7 @@ class Limits:
     task_seconds: float | None = None
     no_progress_seconds: float | None = None
     no_room_seconds: float | None = None  # without any index placed; None: waiting for nodes is as no progress
-    sequential: bool = False  # a trainer: spans in order, on one index
+    training: bool = False  # inputs are prepared first, then come the steps
 
 
 class Dispatch:
@@ -106,17 +109,22 @@ class Dispatch:
         """`parallelism`: the most indexes the job can use; `granted`: how many it may have at first, if not all."""
         self.ledger = ledger
         self.limits = limits
-        self.most_indexes = 1 if limits.sequential else parallelism
+        self.most_indexes = parallelism
         self.plans: dict[int, InputPlan] = {}
-        self.to_plan: deque[PlanWork] = deque(to_plan)
+        self.to_plan: deque[PlanWork] = deque()
+        self.steps_to_come = limits.training  # until all inputs are prepared
+        self.plan_steps: PlanWork | None = None  # kept back until then
+        self.stepping = False  # from then on: all work is steps
+        self.seat: int | None = None  # the index that does them, once they are planned
+        self.group = 1  # how many processes it has
         self.again: deque[SpanWork] = deque()  # came back; before anything new
         self.alone: deque[SpanWork] = deque()  # suspects: one at a time, nothing else on that index
         self.fresh: deque[Iterator[SpanWork]] = deque()  # one per plan, expanded as it is needed
         self.heads: deque[SpanWork] = deque()  # the next of them, looked ahead
         self.attempts: dict[tuple[int, int, int], int] = {}  # only of spans that failed
         self.plan_attempts: dict[int, int] = {}  # group -> deaths of an index that planned it
-        first = self.most_indexes if granted is None else max(1, min(granted, self.most_indexes))
-        self.indexes = {i: _Index() for i in range(first)}
+        self.allowed = self.most_indexes if granted is None else max(1, min(granted, self.most_indexes))
+        self.indexes = {i: _Index() for i in range(self.allowed)}
         self.steps_done = len(ledger.of(STEPS).done)  # of a trainer, those on their way to the log included
         self.uncommitted = 0  # commits handed to the driver and not yet durable
         self.lease_seconds_per_span: float | None = None
@@ -130,15 +138,23 @@ class Dispatch:
         self.storage_errors = 0  # in a row
         self.paused_until = now
         self.now = now
+        for work in to_plan:
+            if STEPS in work.inputs:
+                self.plan_steps = work
+            else:
+                self.to_plan.append(work)
         for plan in plans:
             self._add_plan(plan)
 
     def start(self) -> list[Instruction]:
         """The first instructions: as many indexes as there can be work for."""
+        if self.steps_to_come and self._prepared():
+            self.indexes = {0: _Index()}
+            self._open_steps()
         if self.nothing_left():
             self.over = True
             return [AllCommitted()]
-        return [StartIndex(i, index.life, 0.0) for i, index in self.indexes.items()]
+        return [StartIndex(i, index.life, 0.0, group=self.group) for i, index in self.indexes.items()]
 
     def handle(self, stimulus: Stimulus, now: float) -> list[Instruction]:
         """One thing happened; what is to be done. Never raises on late or repeated stimuli: they are ignored."""
@@ -169,6 +185,8 @@ class Dispatch:
                 self.draining = True
             case Grant(indexes):
                 self._grow(indexes, out)
+        if self.steps_to_come and not self.draining and self._prepared():
+            self._open_steps()
         self._push_all(out)
         if not any(isinstance(o, GiveUp | NoRoom) for o in out) and self._finished():
             self.over = True
@@ -179,11 +197,16 @@ class Dispatch:
 
     def nothing_left(self) -> bool:
         """Whether all work was given out (it may still be in hand, or come back)."""
-        return not (self.to_plan or self.again or self.alone or self._fresh_left())
+        return not (self.steps_to_come or self._waiting())
 
-    def winding_down(self) -> bool:
-        """Whether nothing is left and no file that is being planned can bring more."""
-        return self.nothing_left() and not self._planning()
+    def settled(self) -> bool:
+        """Whether no more indexes can be needed than there are: nothing is left and no file that is being planned can
+        bring more, or the steps of a training are under way."""
+        return self.seat is not None or (self.nothing_left() and not self._planning())
+
+    def _waiting(self) -> bool:
+        """Whether there is work that nobody has in hand."""
+        return bool(self.to_plan or self.again or self.alone or self._fresh_left())
 
     def _fresh_left(self, enough: int = 1) -> int:
         """How many fresh spans are left; counted only up to `enough`."""
@@ -202,7 +225,7 @@ class Dispatch:
 
     def _add_plan(self, plan: InputPlan) -> None:
         self.plans[plan.input] = plan
-        if plan.error is None:
+        if plan.error is None and not (plan.input == STEPS and self.steps_to_come):
             # lazy: the ledger it is compared with cannot yet hold a span that this iterator has not given out
             self.fresh.append(remaining(plan, self.ledger.of(plan.input)))
 
@@ -213,8 +236,11 @@ class Dispatch:
 
     def _grow(self, granted: int, out: list[Instruction]) -> None:
         """More indexes, unless there is nothing left to give them."""
-        if self.draining or self.winding_down():
+        if self.draining or self.settled():
             return
+        self.allowed = max(self.allowed, min(granted, self.most_indexes))
+        if self.stepping:
+            return  # it shows with the plan of the steps how many do them
         for i in range(len(self.indexes), min(granted, self.most_indexes)):
             self.indexes[i] = _Index()
             out.append(StartIndex(i, self.indexes[i].life, 0.0))
@@ -244,12 +270,14 @@ class Dispatch:
         for plan in done.plans:
             if plan.input not in self.plans:
                 self._add_plan(plan)
+                if plan.input == STEPS:
+                    self._take_seat(done.index, plan, out)
         if done.plans:
             self._progress()
         else:
             self.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
         spans = sum(isinstance(w, SpanWork) for w in lease.work)
-        if commits := self._in_order(done.commits, lease) if self.limits.sequential else done.commits:
+        if commits := self._in_order(done.commits, lease) if self.stepping else done.commits:
             self._learn_pace(done.seconds / max(spans, 1))
             self.uncommitted += len(commits)
             for commit in commits:
@@ -271,10 +299,17 @@ class Dispatch:
             if commit.start == self.steps_done:
                 self.steps_done = commit.end
                 taken.append(commit)
+                if commit.stopped is not None:  # early: the steps that are left are not needed
+                    self.fresh.clear()
+                    self.heads.clear()
+                    self.again.clear()
             else:
                 spans = (w for w in lease.work if isinstance(w, SpanWork) and w.start == commit.start)
-                self.again.extend(replace(w, state=None) for w in spans)
+                self._steps_again(spans)
         return tuple(taken)
+
+    def _steps_again(self, spans: Iterable[SpanWork]) -> None:
+        self.again.extend(replace(w, state=None) for w in spans if w.start >= self.steps_done)
 
     def _storage(self, error: str | None, out: list[Instruction]) -> None:
         """A store that is slow or full gets a little time; nothing is lost, the spans are queued again."""
@@ -298,17 +333,19 @@ class Dispatch:
     def _fault(self, fault: SpanFault, out: list[Instruction]) -> None:
         """A span failed inside a living index: again, in halves, or never."""
         work = fault.work
-        if fault.dropped:
+        if fault.dropped and not self.stepping:
             self.again.appendleft(work)
             return
-        if self.limits.sequential:
+        if self.stepping:
+            self._steps_again([work])
+            if fault.dropped:
+                return
             tries = self.attempts[work.key] = self.attempts.get(work.key, 0) + 1
             if fault.final or tries >= self.limits.task_attempts:
                 # a step cannot be left out: the ones after it depend on it
                 where = f"steps {work.start}..{work.end}"
                 out.append(GiveUp("step_failed", f"{where} failed {tries} times: {fault.message}", False))
                 self.over = True
-            self.again.append(work)
             return
         if fault.final:
             self.again.append(self._buried(work, fault.message))
@@ -354,7 +391,7 @@ class Dispatch:
             out.append(GiveUp("compute_failed", text, True))
             return
         delay = RESTART_BACKOFF[min(index.losses, len(RESTART_BACKOFF)) - 1]
-        out.append(StartIndex(i, index.life, delay, reason))
+        out.append(StartIndex(i, index.life, delay, reason, self.group))
 
     def _take_back(self, lease: _Lease, first: bool, reason: str) -> None:
         """The work of a dead index. Only what it was computing is under suspicion; if that was one span alone,
@@ -362,7 +399,9 @@ class Dispatch:
         spans = [w for w in lease.work if isinstance(w, SpanWork)]
         for plan in (w for w in lease.work if isinstance(w, PlanWork)):
             self._plan_again(plan, first, reason)
-        if self.limits.sequential or not first:
+        if self.stepping:
+            self._steps_again(spans)
+        elif not first:
             self.again.extend(spans)
         elif len(spans) == 1 and spans[0].bury is None:
             # the same words each time, since they may end up in an output; the event has the details
@@ -385,6 +424,40 @@ class Dispatch:
             self.to_plan.appendleft(replace(work, bury=text))
         if tries >= self.limits.task_attempts:
             self._progress()
+
+    # --- the steps of a training ---
+
+    def _prepared(self) -> bool:
+        """Whether every input is planned, committed and put together."""
+        if self._waiting() or self.uncommitted or any(x.leases for x in self.indexes.values()):
+            return False
+        nothing, known = InputLedger(), self.ledger.inputs
+        return all(over(plan, known.get(o, nothing)) for o, plan in self.plans.items() if o != STEPS)
+
+    def _open_steps(self) -> None:
+        self.steps_to_come, self.stepping = False, True
+        if (plan := self.plans.get(STEPS)) is not None:  # of an earlier attempt; no index is up yet
+            self._add_plan(plan)
+            self.seat, self.group = 0, max(1, min(plan.group, self.allowed))
+        elif self.plan_steps is not None:
+            self.to_plan.append(self.plan_steps)
+
+    def _take_seat(self, planner: int, plan: InputPlan, out: list[Instruction]) -> None:
+        """Who planned the steps does them, for it has loaded all that they need; unless several do them together: then
+        every index makes room for these."""
+        self.group = max(1, min(plan.group, self.allowed)) if plan.error is None else 1
+        self.seat = planner if self.group == 1 else 0
+        if self.group == 1:
+            return
+        reason = f"{self.group} processes do the steps together"
+        for i, index in self.indexes.items():
+            out.append(StopIndex(i, index.life, kill=False, reason=reason))
+            index.stopping = i != self.seat
+        seat = self.indexes[self.seat]
+        seat.up = seat.placed = False
+        seat.life += 1
+        self.homeless_since = self.now
+        out.append(StartIndex(self.seat, seat.life, 0.0, group=self.group))
 
     def _with_state(self, work: SpanWork) -> SpanWork:
         """A trainer's work with the state to begin from, if that is committed; if it is not, the index must
@@ -429,13 +502,15 @@ class Dispatch:
             for i, index in self.indexes.items():
                 if in_hand and self._near_end():
                     break  # the last spans go to whoever is free first; a kept one would wait behind another
+                if self.seat not in (None, i):
+                    continue
                 if index.up and not index.stopping and len(index.leases) == in_hand:
                     self._push(i, index, out)
         self._release_idle(out)
 
     def _near_end(self) -> bool:
         """Whether fewer spans are left than there are indexes to do them."""
-        if self.to_plan or self.limits.sequential:
+        if self.to_plan or self.stepping:
             return False
         indexes = sum(x.up for x in self.indexes.values())
         return len(self.again) + len(self.alone) + self._fresh_left(indexes) < indexes
@@ -455,13 +530,13 @@ class Dispatch:
             len(lease.work) == 1 and isinstance(w := lease.work[0], SpanWork) and w.key in self.attempts
             for lease in index.leases.values()
         )
-        if holds_alone and not self.limits.sequential:
+        if holds_alone and not self.stepping:
             return ()  # a suspect has the index to itself, so that a death can be laid at its door
         if self._may_plan(index):
             index.planned_last = True
             return (self.to_plan.popleft(),)
         index.planned_last = False
-        if self.limits.sequential:
+        if self.stepping:
             return self._next_steps()
         if self.alone:
             if index.leases:
@@ -510,16 +585,18 @@ class Dispatch:
 
     def _release_idle(self, out: list[Instruction]) -> None:
         """An index for which nothing is left goes, and frees its GPU; the last one stays for what may come back."""
-        if not self.winding_down():
+        if not self.settled():
             return
         busy = sum(bool(x.leases) for x in self.indexes.values())
         for i, index in self.indexes.items():
-            if busy and index.idle and not index.stopping:
+            if (busy if self.seat is None else i != self.seat) and index.idle and not index.stopping:
                 index.stopping = True
                 out.append(StopIndex(i, index.life, kill=False, reason="nothing is left for it"))
 
     def wanted(self) -> int:
         """How many indexes there is work for, or may be again."""
+        if self.stepping:
+            return self.allowed if self.seat is None else self.group
         return max(1, sum(not index.stopping for index in self.indexes.values()))
 
     def check(self) -> None:

@@ -53,6 +53,7 @@ class Pool:
             if resources.gpu.type:
                 self.options["accelerator_type"] = resources.gpu.type
         self.actors: dict[tuple[int, int], Any] = {}
+        self.unwanted: set[tuple[int, int]] = set()  # stopped before they were started
         self.started = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -62,9 +63,11 @@ class Pool:
     async def _start(self, what: StartIndex) -> None:
         if what.delay:
             await asyncio.sleep(what.delay)
+            if (what.index, what.life) in self.unwanted:
+                return
         config = replace(self.template, index=what.index, life=what.life)
         self.started += 1
-        actor = ray.remote(**self.options)(Index).remote(config)
+        actor = self._actor(config, what.group)
         self.actors[what.index, what.life] = actor
         try:
             placed, up = actor.__ray_ready__.remote(), actor.ready.remote()
@@ -79,6 +82,11 @@ class Pool:
             return
         self.on_ready(what.index, what.life, ready)
         self.tell(IndexUp(what.index, what.life))
+
+    def _actor(self, config: IndexConfig, group: int) -> Any:
+        if group == 1:
+            return ray.remote(**self.options)(Index).remote(config)
+        raise NotImplementedError
 
     def push(self, what: Push) -> None:
         self._spawn(self._push(what))
@@ -109,6 +117,7 @@ class Pool:
 
     def stop(self, what: StopIndex) -> None:
         """Idle indexes and those that hang alike: nothing that is not committed is worth waiting for."""
+        self.unwanted.add((what.index, what.life))
         self._kill(what.index, what.life)
 
     def drain(self, grace: float) -> None:

@@ -19,6 +19,7 @@ from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from jos.core.errors import InputInvalid, NotFound, ObjectMissing, StorageUnavailable, StorageUnfit
+from jos.core.model import JobInput
 
 READ_AHEAD = 4 << 20  # bytes per request of a stream over an object
 _IN_MEMORY = 64 << 20  # bytes of a compared file that are held in memory; a larger one is held on disk
@@ -106,6 +107,10 @@ class FileSource:
                 f"{self.filename} ({self.url}) was changed after the job was created{sizes}.",
                 suggestion="Create a new job for the new content.",
             )
+
+
+def source_of(one: JobInput) -> FileSource:
+    return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata, one.sha256)
 
 
 def stat_input(url: str) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import orjson
 
 from jos.core.spans import cut
 from jos.records import RecordFailed, RecordWorker
-from jos.worker import JobImpossible, Output, Plan, Source, Span, Trainer, Worker
+from jos.worker import JobImpossible, Output, Plan, Prepared, Source, Span, Trainer, Worker
 
 
 class Noop(Worker):
@@ -130,3 +130,63 @@ class QuickTrain(Trainer):
     def load(self, state: bytes) -> None:
         self.slope, self.momentum, version, words, gauss = orjson.loads(state)
         self.random.setstate((version, tuple(words), gauss))
+
+
+class TwoStageTrain(Trainer):
+    """Numbers from text ({"x": 1.5} a line), prepared over all indexes; then a mean that creeps up to them.
+    A checkpoint at the end of each epoch; `stop_after` epochs it stops early. `seconds` makes both slow."""
+
+    def setup(self) -> None:
+        config = self.context.config
+        self.batch_size = 4
+        self.seconds, self.mean = float(config["seconds"]), 0.0
+        self.random = random.Random(int(config["seed"]))
+        self.scale = float(self.context.once("scale", self._scale))
+
+    def _scale(self) -> bytes:
+        self.context.warn("scale.made", f"made by process {os.getpid()}")
+        return b"2.0"
+
+    def plan(self, source: Source) -> Plan:
+        lines = source.read_range(0, source.num_bytes).splitlines()
+        every = int(self.context.config["span_records"])
+        return Plan(cut(len(lines), every), output_name="{input_id}.numbers", header=b"numbers\n")
+
+    def read(self, source: Source, span: Span) -> list[bytes]:
+        return source.read_range(0, source.num_bytes).splitlines()[span.start : span.end]
+
+    def compute(self, batch: list[bytes]) -> list[float]:
+        time.sleep(self.seconds * len(batch))
+        return [float(orjson.loads(line)["x"]) * self.scale for line in batch]
+
+    def write(self, source: Source, span: Span, data: list[bytes], results: list[list[float]]) -> Output:
+        return Output(b"".join(b"%r\n" % x for batch in results for x in batch))
+
+    def begin(self, prepared: Sequence[Prepared]) -> None:
+        self.numbers = [float(line) for one in prepared for line in one.read().splitlines()[1:]]
+        if not self.numbers:
+            raise JobImpossible("there are no numbers to learn from")
+        assert len(self.numbers) == sum(one.tasks for one in prepared)
+        assert {one.port for one in prepared} == {"worker.data"}
+
+    def steps(self) -> Plan:
+        return Plan(cut(int(self.context.config["epochs"]) * len(self.numbers), max(1, len(self.numbers) // 2)))
+
+    def step(self, number: int) -> Mapping[str, float]:
+        time.sleep(self.seconds)
+        self.mean += 0.1 * (self.random.choice(self.numbers) - self.mean)
+        self.epoch_ended = (number + 1) % len(self.numbers) == 0
+        stop = self.context.config["stop_after"]
+        self.finished = stop is not None and number + 1 >= stop * len(self.numbers)
+        return {"mean": self.mean}
+
+    def save(self) -> bytes:
+        version, words, gauss = self.random.getstate()
+        return orjson.dumps([self.mean, version, list(words), gauss])
+
+    def load(self, state: bytes) -> None:
+        self.mean, version, words, gauss = orjson.loads(state)
+        self.random.setstate((version, tuple(words), gauss))
+
+    def checkpoint(self) -> bytes | None:
+        return b"mean %r" % self.mean if self.epoch_ended else None
