@@ -133,6 +133,10 @@ class Engine:
         """Oldest first."""
         return self._thread.call(self.parts.store.events(job_id, after=after, limit=limit, order="asc", **filters))
 
+    def progress(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Progress]:
+        """Oldest first."""
+        return self._thread.call(self.parts.store.progress(job_id, after=after, limit=limit, order="asc"))[1]
+
     def follow(self, job_id: str, after: int = 0, wait_ms: int = 500) -> Iterator[list[Event | Progress]]:
         """Events and progress entries as they come; an empty list when nothing came for a while."""
         return self._iterate(self.parts.store.follow(job_id, after, 0, wait_ms))
