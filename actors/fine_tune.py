@@ -66,6 +66,7 @@ class HeadTrainer(Preparation):
         self.epoch_seconds = self.training.steps_per_epoch * each + products * len(validation)
         self.best: Head | None = None  # since the last checkpoint
         self.scores: Mapping[str, float] = {}  # of the best epoch of this span
+        self.metrics: dict[str, float] = {}  # of the last step
         self.bounds = self._bounds()
         self.starts = set(self.bounds)
 

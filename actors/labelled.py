@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 HELD_OUT = 5  # one part in so many validates
 MOST_FILES = 32  # of a class, to fit on
 MOST_VALUES = 1 << 23  # in all recordings to fit on: 64 MB
+MOST_BYTES = 64 << 20  # of a file that are parsed for it, however many columns nobody asks for
 PIECES = 8  # at most, of a file that is longer than its share
 
 
@@ -86,7 +87,7 @@ def uses(labels: Sequence[str]) -> list[Use]:
 
 @dataclass
 class Sample:
-    """Recordings to fit on; several may be pieces of one file, whose id is their name."""
+    """Recordings to fit on; several may be pieces of one file, with its name."""
 
     train: list[Recording] = field(default_factory=list)
     validation: list[Recording] = field(default_factory=list)
@@ -94,8 +95,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A file with its class and what it is for."""
+    """A file with its class and what it is for. `name` tells files apart, the same in every job of the same files."""
 
+    name: str
     source: Source
     label: str
     use: Use
@@ -154,6 +156,7 @@ def _sample_file(file: Labelled, cutting: Cutting, share: int, found: Sample) ->
     layout = csv_windows.scan(file.source)
     numeric = [layout.header.find(name, file.source.filename) for name in cutting.data_columns]
     windows = cutting.windows(layout.rows)
+    share = min(share, MOST_BYTES * layout.rows // max(layout.num_bytes, 1))
     train, first = (windows, windows) if file.use is Use.TRAIN else (0, 0)
     if file.use is Use.BOTH:
         train, first = cutting.split(windows)
@@ -164,7 +167,7 @@ def _sample_file(file: Labelled, cutting: Cutting, share: int, found: Sample) ->
         if end - start >= cutting.window:
             for first_row, last in _pieces(start, end, share, cutting.window):
                 rows = _rows(file.source, layout, numeric, first_row, last)
-                recordings.append(Recording(file.source.id, file.label, rows))
+                recordings.append(Recording(file.name, file.label, rows))
     return layout.rows
 
 

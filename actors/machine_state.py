@@ -250,7 +250,7 @@ def _tell_unused(context: Context, model: Model) -> None:
         if asked and asked != own:
             context.warn(
                 "checkpoint.overrules",
-                f"reader_config.{name} is {asked} in the request and {own} in the checkpoint: the checkpoint's is used.",
+                f"reader_config.{name} is {asked} in the request and {own} in the checkpoint, which counts.",
                 field=f"reader_config.{name}",
             )
     if context.inputs.get(N_SHOTS):

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jos.worker import JobImpossible, Source
+from jos.worker import InputInvalid, JobImpossible, Source
 
 FORMAT, VERSION = "jos-model", 1
 HEAD, KNN = "head", "knn"
@@ -52,11 +52,15 @@ def pack_model(model: Model) -> bytes:
 
 
 def open_model(source: Source) -> Model:
-    """The model in a file. The start is looked at before the rest is fetched: a wrong file may be huge."""
+    """The model in a file. The start is looked at before the rest is fetched: a wrong file may be huge. Raises
+    JobImpossible."""
     name = source.filename
-    start = source.read_range(0, 8)
-    _described(start + source.read_range(8, 8 + _header_size(start, name)), name)
-    data = source.read_range(0, source.num_bytes)
+    try:
+        start = source.read_range(0, 8)
+        _described(start + source.read_range(8, 8 + _header_size(start, name)), name)
+        data = source.read_range(0, source.num_bytes)
+    except InputInvalid as error:  # gone, or changed since the job was created
+        raise JobImpossible(f"The checkpoint cannot be read: {error.message}", suggestion=error.suggestion) from None
     if len(data) != source.num_bytes:
         raise _damaged(name, f"only {len(data):,} of its {source.num_bytes:,} bytes can be read")
     return unpack_model(data, name)

@@ -120,9 +120,9 @@ class Preparation(Trainer):
     def _files(self) -> Sample:
         """Pieces of the labelled files of known classes."""
         named = [
-            Labelled(source, self.labels[source.id], self.uses.get(source.id, use))
+            Labelled(f"{port} {nth:06}", source, self.labels[source.id], self.uses.get(source.id, use))
             for port, use in ((TRAIN, Use.TRAIN), (EVAL, Use.VALIDATE))
-            for source in self.context.inputs.get(port, ())
+            for nth, source in enumerate(self.context.inputs.get(port, ()))
         ]
         return sample([one for one in named if one.label in self.classes], self.settings.cutting)
 

@@ -35,7 +35,7 @@ def test_what_trains_and_what_validates_of_a_file_share_no_row(windows: int, win
 
 
 def file(name: str, rows: int, label: str = "a", use: Use = TRAIN) -> Labelled:
-    return Labelled(Memory(table(rows, 0, len(name)), f"{name}.csv", name, {"class": label}), label, use)
+    return Labelled(name, Memory(table(rows, 0, len(name)), f"{name}.csv", name, {"class": label}), label, use)
 
 
 def test_small_files_are_taken_whole() -> None:
@@ -74,6 +74,12 @@ def test_of_a_long_file_pieces_are_read_that_lie_evenly_in_it(monkeypatch: pytes
     assert [one.rows.shape[1] for one in sample([long], CUTTING).train] == [16]  # a window at least
 
 
+def test_of_a_file_with_many_other_columns_no_more_bytes_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = file("long", 5000)
+    monkeypatch.setattr(labelled, "MOST_BYTES", long.source.num_bytes // 10)
+    assert sum(one.rows.shape[1] for one in sample([long], CUTTING).train) <= 500
+
+
 def test_of_many_files_a_few_are_looked_at_evenly_and_more_only_if_those_are_no_use() -> None:
     many = [file(f"f{at:03}", 40) for at in range(100)]
     assert [one.name for one in sample(many, CUTTING).train] == [f"f{int(at):03}" for at in np.linspace(0, 99, 32)]
@@ -82,7 +88,7 @@ def test_of_many_files_a_few_are_looked_at_evenly_and_more_only_if_those_are_no_
 
 
 def test_a_file_that_cannot_be_read_is_left_to_its_own_plan_unless_there_is_no_other() -> None:
-    broken = Labelled(Memory(b"a,b\n1,2\n", "broken.csv"), "a", TRAIN)
+    broken = Labelled("broken", Memory(b"a,b\n1,2\n", "broken.csv"), "a", TRAIN)
     assert len(sample([file("one", 40), broken], CUTTING).train) == 1
     with pytest.raises(JobImpossible, match=r"class 'a' hold no window of 16 rows .*broken.csv has no column 'HKLD'"):
         sample([broken], CUTTING)

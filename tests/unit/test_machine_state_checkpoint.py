@@ -13,7 +13,7 @@ from test_fine_tune import EVAL, TRAIN, file, files, train
 from test_machine_state import LOW, Memory, make, run, spoil, table
 
 from actors.fine_tune import HeadTrainer, KnnTrainer
-from actors.machine_state import CHECKPOINT, MachineStateWorker
+from actors.machine_state import MachineStateWorker
 from actors.model_file import Model, pack_model, unpack_model
 from jos.worker import InputInvalid, JobImpossible
 

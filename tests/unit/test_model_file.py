@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from actors.model_file import Model, open_model, pack, pack_model, unpack, unpack_model
-from jos.worker import JobImpossible
+from jos.worker import InputInvalid, JobImpossible
 
 MODEL = Model(
     kind="head",
@@ -116,7 +116,7 @@ def test_a_file_that_is_not_whole_and_known_is_refused_with_its_name_and_why(cas
     assert "step_12.safetensors" in caught.value.message
     assert why in caught.value.message
     assert caught.value.suggestion
-    with pytest.raises(JobImpossible, match="step_12.safetensors"):
+    with pytest.raises(JobImpossible, match="step_12"):
         open_model(Bytes(data, len(data)))
 
 
@@ -136,3 +136,12 @@ def test_of_a_file_that_is_no_checkpoint_only_the_start_is_read() -> None:
 def test_a_store_that_gives_fewer_bytes_than_the_file_has_is_told() -> None:
     with pytest.raises(JobImpossible, match=r"damaged: only [\d,]+ of its [\d,]+ bytes can be read"):
         open_model(Bytes(WHOLE, len(WHOLE) + 9))
+
+
+def test_a_file_that_is_gone_stops_the_job() -> None:
+    class Gone(Bytes):
+        def read_range(self, start: int, end: int) -> bytes:
+            raise InputInvalid(f"{self.filename} is gone.", suggestion="Put it back.")
+
+    with pytest.raises(JobImpossible, match="cannot be read: step_12"):
+        open_model(Gone(WHOLE, len(WHOLE)))
