@@ -6,6 +6,7 @@ Pure but for looking at folders. May import: jos.core. Tests: tests/unit/test_fi
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,16 @@ CLASSIFY = "machine-state-classification"  # what uses the checkpoints
 Labelled = tuple[str, str]  # path, class
 
 
-def labelled(texts: Iterable[str], option: str) -> list[Labelled]:
-    """Files with their classes, sorted within each text. A text is a folder, whose sub-folders are the classes; a file
-    or a glob, whose class is the folder that a file lies in; or `FILE,class=NAME`. Raises BadRequest that names all
-    texts that give none."""
+def labelled(given: Iterable[str | Path | tuple[str | Path, str]], option: str) -> list[Labelled]:
+    """Files with their classes, sorted within each thing given: a folder, whose sub-folders are the classes; a file or
+    a glob, whose class is the folder that a file lies in; `FILE,class=NAME`; or (file, class). Raises BadRequest that
+    names all that give none; `option` says what was given."""
     found, wrong = list[Labelled](), list[str]()
-    for text in texts:
-        path, comma, pair = text.partition(",")
-        key, _, label = pair.partition("=")
-        if comma and (key != "class" or not label or "," in label):
-            wrong.append(f"{text!r}: what follows the comma must be class=NAME.")
-            continue
-        files = _files(Path(path).expanduser())
+    for one in given:
+        path, label, mistake = _read(one)
+        files = [] if mistake else _files(Path(path).expanduser())
         if not files:
-            wrong.append(f"{text!r}: there is no CSV file.")
+            wrong.append(f"{str(one)!r}: {mistake or 'there is no CSV file.'}")
         found += [(str(file), label or file.absolute().parent.name) for file in files]
     if wrong:
         raise BadRequest(
@@ -40,6 +37,19 @@ def labelled(texts: Iterable[str], option: str) -> list[Labelled]:
             "like 'train/*/*.csv', or FILE,class=NAME.",
         )
     return list(dict.fromkeys(found))
+
+
+def _read(one: str | Path | tuple[str | Path, str]) -> tuple[str, str, str]:
+    """(path, class or "", what is wrong with it or "")."""
+    if isinstance(one, tuple):
+        return str(one[0]), str(one[1]), "" if str(one[1]) else "its class is empty."
+    path, comma, pair = str(one).rpartition(",class=")
+    if comma:
+        return path, pair, "" if pair else "its class is empty."
+    if isinstance(one, Path) or Path(one).expanduser().exists():
+        return str(one), "", ""
+    path, comma, _ = one.partition(",")
+    return path, "", "what follows the comma must be class=NAME." if comma else ""
 
 
 def _files(path: Path) -> list[Path]:
@@ -52,6 +62,16 @@ def _files(path: Path) -> list[Path]:
 
 def _is_csv(path: Path) -> bool:
     return path.suffix.lower() == ".csv" and not path.name.startswith(".") and path.is_file()
+
+
+def upload_names(files: Iterable[str]) -> dict[str, str]:
+    """Path -> what to call it on a server, which knows a file by its name alone: folders of classes like to hold files
+    of the same names, and these are told apart by the folder."""
+    paths = {file: Path(file).expanduser().absolute() for file in files}
+    counts = Counter(path.name for path in set(paths.values()))
+    return {
+        file: path.name if counts[path.name] == 1 else f"{path.parent.name}_{path.name}" for file, path in paths.items()
+    }
 
 
 def pipeline_of(method: str) -> str:

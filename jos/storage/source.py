@@ -110,7 +110,7 @@ class FileSource:
 
 
 def source_of(one: JobInput) -> FileSource:
-    return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata)
+    return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata, one.sha256)
 
 
 def stat_input(url: str) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jos.core.errors import BadRequest
-from jos.finetune import labelled, parameters, pipeline_of
+from jos.finetune import labelled, parameters, pipeline_of, upload_names
 
 
 @pytest.fixture
@@ -38,6 +38,18 @@ def test_the_class_of_a_file_is_its_folder_unless_it_is_given(train: Path) -> No
 def test_a_relative_file_here_has_the_class_of_this_folder(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(train / "idle")
     assert labelled(["2.csv"], "--train") == [("2.csv", "idle")]
+
+
+def test_a_comma_may_be_part_of_a_name(train: Path) -> None:
+    odd = train / "idle" / "a,b.csv"
+    odd.touch()
+    for given in (str(odd), odd, f"{odd},class=idle", (odd, "idle")):
+        assert labelled([given], "--train") == [(str(odd), "idle")]
+
+
+def test_files_of_one_name_get_names_of_their_own_on_a_server(train: Path) -> None:
+    paths = [str(train / name) for name in ("idle/1.csv", "busy/1.csv", "idle/2.csv")]
+    assert list(upload_names(paths).values()) == ["idle_1.csv", "busy_1.csv", "2.csv"]
 
 
 def test_all_that_names_no_file_is_told_at_once(train: Path) -> None:
