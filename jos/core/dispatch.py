@@ -1,7 +1,7 @@
 """The driver's brain: stimuli in, instructions out. No clock, no network, no Ray: every race is a unit test.
 
-It holds the queue of spans, knows which index has what in hand, and decides what to push, retry, cut in half,
-give up, restart and finish. The driver (jos/driver/driver.py) carries the instructions out.
+It knows which index has what in hand, and decides what to push, retry, give up, restart and finish; what waits
+stands in jos.core.backlog. The driver (jos/driver/driver.py) carries the instructions out.
 
 Rules that stand here and nowhere else:
   * An index has at most two leases in hand: it computes one and reads ahead the other. A lease is as many spans
@@ -21,13 +21,13 @@ May import: stdlib, jos.core. Tests: tests/unit/test_dispatch.py.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import chain
 
+from jos.core.backlog import LEASES_IN_HAND, Backlog
 from jos.core.ledger import STEPS, Commit, InputLedger, Ledger
-from jos.core.plan import InputPlan, PlanWork, SpanWork, Work, remaining
+from jos.core.plan import InputPlan, PlanWork, SpanWork, Work
 from jos.core.standing import over
 from jos.core.stimuli import (
     AllCommitted,
@@ -51,7 +51,6 @@ from jos.core.stimuli import (
 )
 
 LEASE_SECONDS = 0.3
-LEASES_IN_HAND = 2
 MAX_LEASE_SPANS = 64
 STORAGE_BACKOFF = (1.0, 2.0, 4.0)  # seconds without new work after storage refused a write; then the attempt ends
 TIMED_OUT = "timed out:"
@@ -111,21 +110,14 @@ class Dispatch:
         self.limits = limits
         self.most_indexes = parallelism
         self.plans: dict[int, InputPlan] = {}
-        self.to_plan: deque[PlanWork] = deque()
+        self.backlog = Backlog(ledger, limits.task_attempts)
         self.steps_to_come = limits.training  # until all inputs are prepared
         self.plan_steps: PlanWork | None = None  # kept back until then
         self.stepping = False  # from then on: all work is steps
         self.seat: int | None = None  # the index that does them, once they are planned
         self.group = 1  # how many processes it has
-        self.again: deque[SpanWork] = deque()  # came back; before anything new
-        self.alone: deque[SpanWork] = deque()  # suspects: one at a time, nothing else on that index
-        self.fresh: deque[Iterator[SpanWork]] = deque()  # one per plan, expanded as it is needed
-        self.heads: deque[SpanWork] = deque()  # the next of them, looked ahead
-        self.attempts: dict[tuple[int, int, int], int] = {}  # only of spans that failed
-        self.plan_attempts: dict[int, int] = {}  # group -> deaths of an index that planned it
         self.allowed = self.most_indexes if granted is None else max(1, min(granted, self.most_indexes))
         self.indexes = {i: _Index() for i in range(self.allowed)}
-        self.steps_done = len(ledger.of(STEPS).done)  # of a trainer, those on their way to the log included
         self.uncommitted = 0  # commits handed to the driver and not yet durable
         self.lease_seconds_per_span: float | None = None
         self.lease_spans = 1
@@ -142,7 +134,7 @@ class Dispatch:
             if STEPS in work.inputs:
                 self.plan_steps = work
             else:
-                self.to_plan.append(work)
+                self.backlog.to_plan.append(work)
         for plan in plans:
             self._add_plan(plan)
 
@@ -197,26 +189,12 @@ class Dispatch:
 
     def nothing_left(self) -> bool:
         """Whether all work was given out (it may still be in hand, or come back)."""
-        return not (self.steps_to_come or self._waiting())
+        return not (self.steps_to_come or self.backlog)
 
     def settled(self) -> bool:
         """Whether no more indexes can be needed than there are: nothing is left and no file that is being planned can
         bring more, or the steps of a training are under way."""
         return self.seat is not None or (self.nothing_left() and not self._planning())
-
-    def _waiting(self) -> bool:
-        """Whether there is work that nobody has in hand."""
-        return bool(self.to_plan or self.again or self.alone or self._fresh_left())
-
-    def _fresh_left(self, enough: int = 1) -> int:
-        """How many fresh spans are left; counted only up to `enough`."""
-        while len(self.heads) < enough and self.fresh:
-            head = next(self.fresh[0], None)
-            if head is None:
-                self.fresh.popleft()
-            else:
-                self.heads.append(head)
-        return len(self.heads)
 
     def _finished(self) -> bool:
         if self.uncommitted or any(i.leases for i in self.indexes.values()):
@@ -225,9 +203,8 @@ class Dispatch:
 
     def _add_plan(self, plan: InputPlan) -> None:
         self.plans[plan.input] = plan
-        if plan.error is None and not (plan.input == STEPS and self.steps_to_come):
-            # lazy: the ledger it is compared with cannot yet hold a span that this iterator has not given out
-            self.fresh.append(remaining(plan, self.ledger.of(plan.input)))
+        if not (plan.input == STEPS and self.steps_to_come):
+            self.backlog.add(plan)
 
     # --- stimuli ---
 
@@ -275,13 +252,13 @@ class Dispatch:
         if done.plans:
             self._progress()
         else:
-            self.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
+            self.backlog.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
         spans = sum(isinstance(w, SpanWork) for w in lease.work)
         if commits := self._in_order(done.commits, lease) if self.stepping else done.commits:
             self._learn_pace(done.seconds / max(spans, 1))
             self.uncommitted += len(commits)
             for commit in commits:
-                self.attempts.pop((commit.input, commit.start, commit.end), None)
+                self.backlog.attempts.pop((commit.input, commit.start, commit.end), None)
             out.append(WriteCommits(commits))
         for fault in done.faults:
             self._fault(fault, out)
@@ -296,20 +273,14 @@ class Dispatch:
         only the latest state is kept, the training could not go on."""
         taken = []
         for commit in sorted(commits, key=lambda c: c.start):
-            if commit.start == self.steps_done:
-                self.steps_done = commit.end
+            if commit.start == self.backlog.steps_done:
+                self.backlog.steps_done = commit.end
                 taken.append(commit)
-                if commit.stopped is not None:  # early: the steps that are left are not needed
-                    self.fresh.clear()
-                    self.heads.clear()
-                    self.again.clear()
+                if commit.stopped is not None:
+                    self.backlog.forget_steps()
             else:
-                spans = (w for w in lease.work if isinstance(w, SpanWork) and w.start == commit.start)
-                self._steps_again(spans)
+                self.backlog.steps_again(w for w in lease.work if isinstance(w, SpanWork) and w.start == commit.start)
         return tuple(taken)
-
-    def _steps_again(self, spans: Iterable[SpanWork]) -> None:
-        self.again.extend(replace(w, state=None) for w in spans if w.start >= self.steps_done)
 
     def _storage(self, error: str | None, out: list[Instruction]) -> None:
         """A store that is slow or full gets a little time; nothing is lost, the spans are queued again."""
@@ -333,42 +304,30 @@ class Dispatch:
     def _fault(self, fault: SpanFault, out: list[Instruction]) -> None:
         """A span failed inside a living index: again, in halves, or never."""
         work = fault.work
-        if fault.dropped and not self.stepping:
-            self.again.appendleft(work)
-            return
         if self.stepping:
-            self._steps_again([work])
-            if fault.dropped:
-                return
-            tries = self.attempts[work.key] = self.attempts.get(work.key, 0) + 1
-            if fault.final or tries >= self.limits.task_attempts:
-                # a step cannot be left out: the ones after it depend on it
-                where = f"steps {work.start}..{work.end}"
-                out.append(GiveUp("step_failed", f"{where} failed {tries} times: {fault.message}", False))
-                self.over = True
-            return
-        if fault.final:
-            self.again.append(self._buried(work, fault.message))
-            return
-        self._blame(work, fault.message, whole=fault.whole)
-
-    def _blame(self, work: SpanWork, message: str, *, whole: bool = False) -> None:
-        tries = self.attempts.pop(work.key, 0) + 1
-        if tries < self.limits.task_attempts:
-            self.attempts[work.key] = tries
-            self.alone.append(work)
-        elif whole or work.end - work.start == 1:
-            self.again.append(self._buried(work, message))
+            self.backlog.steps_again([work])
+            if not fault.dropped:
+                self._step_fault(fault, out)
+        elif fault.dropped:
+            self.backlog.again.appendleft(work)
+        elif fault.final:
+            self._searched(self.backlog.bury(work, fault.message))
         else:
-            middle = (work.start + work.end) // 2
-            for half in (work.part_of(work.start, middle), work.part_of(middle, work.end)):
-                self.attempts[half.key] = self.limits.task_attempts - 1  # the halves get one try each
-                self.alone.append(half)
-            self._progress()  # the search narrows; it ends by itself
+            self._searched(self.backlog.blame(work, fault.message, whole=fault.whole))
 
-    def _buried(self, work: SpanWork, message: str) -> SpanWork:
-        self._progress()
-        return replace(work, bury=message)
+    def _step_fault(self, fault: SpanFault, out: list[Instruction]) -> None:
+        """A step cannot be left out: the ones after it depend on it."""
+        work, attempts = fault.work, self.backlog.attempts
+        tries = attempts[work.key] = attempts.get(work.key, 0) + 1
+        if fault.final or tries >= self.limits.task_attempts:
+            where = f"steps {work.start}..{work.end}"
+            out.append(GiveUp("step_failed", f"{where} failed {tries} times: {fault.message}", False))
+            self.over = True
+
+    def _searched(self, forward: bool) -> None:
+        """Of a search for a culprit; it ends by itself."""
+        if forward:
+            self._progress()
 
     def _index_down(self, i: int, reason: str, out: list[Instruction]) -> None:
         index = self.indexes[i]
@@ -398,38 +357,24 @@ class Dispatch:
         the span is to blame, else each goes alone next time so that we learn which it was."""
         spans = [w for w in lease.work if isinstance(w, SpanWork)]
         for plan in (w for w in lease.work if isinstance(w, PlanWork)):
-            self._plan_again(plan, first, reason)
+            self._searched(self.backlog.plan_again(plan, first, reason))
         if self.stepping:
-            self._steps_again(spans)
+            self.backlog.steps_again(spans)
         elif not first:
-            self.again.extend(spans)
+            self.backlog.again.extend(spans)
         elif len(spans) == 1 and spans[0].bury is None:
             # the same words each time, since they may end up in an output; the event has the details
             told = reason if reason.startswith(TIMED_OUT) else "the process died while it worked on this"
-            self._blame(spans[0], told)
+            self._searched(self.backlog.blame(spans[0], told))
         else:
-            self.alone.extend(w for w in spans if w.bury is None)
-            self.again.extend(w for w in spans if w.bury is not None)
-
-    def _plan_again(self, work: PlanWork, first: bool, reason: str) -> None:
-        """Planning that an index died of: again, then file by file, then the file at fault is given up alone."""
-        tries = self.plan_attempts.get(work.group, 0) + first
-        self.plan_attempts[work.group] = tries
-        if tries < self.limits.task_attempts:
-            self.to_plan.appendleft(work)
-        elif len(work.inputs) > 1:
-            self.to_plan.extendleft(reversed(work.singly()))
-        else:
-            text = f"it cannot be planned, the process died of it {tries} times"
-            self.to_plan.appendleft(replace(work, bury=text))
-        if tries >= self.limits.task_attempts:
-            self._progress()
+            self.backlog.alone.extend(w for w in spans if w.bury is None)
+            self.backlog.again.extend(w for w in spans if w.bury is not None)
 
     # --- the steps of a training ---
 
     def _prepared(self) -> bool:
         """Whether every input is planned, committed and put together."""
-        if self._waiting() or self.uncommitted or any(x.leases for x in self.indexes.values()):
+        if self.backlog or self.uncommitted or any(x.leases for x in self.indexes.values()):
             return False
         nothing, known = InputLedger(), self.ledger.inputs
         return all(over(plan, known.get(o, nothing)) for o, plan in self.plans.items() if o != STEPS)
@@ -440,7 +385,7 @@ class Dispatch:
             self._add_plan(plan)
             self.seat, self.group = 0, max(1, min(plan.group, self.allowed))
         elif self.plan_steps is not None:
-            self.to_plan.append(self.plan_steps)
+            self.backlog.to_plan.append(self.plan_steps)
 
     def _take_seat(self, planner: int, plan: InputPlan, out: list[Instruction]) -> None:
         """Who planned the steps does them, for it has loaded all that they need; unless several do them together: then
@@ -458,12 +403,6 @@ class Dispatch:
         seat.life += 1
         self.homeless_since = self.now
         out.append(StartIndex(self.seat, seat.life, 0.0, group=self.group))
-
-    def _with_state(self, work: SpanWork) -> SpanWork:
-        """A trainer's work with the state to begin from, if that is committed; if it is not, the index must
-        already stand there (its last lease ends where this begins), else it drops the work."""
-        last = self.ledger.of(STEPS).state
-        return replace(work, state=last.state.key if last and last.state and last.end == work.start else None)
 
     def _timeouts(self, out: list[Instruction]) -> None:
         limit = self.limits.task_seconds
@@ -510,10 +449,10 @@ class Dispatch:
 
     def _near_end(self) -> bool:
         """Whether fewer spans are left than there are indexes to do them."""
-        if self.to_plan or self.stepping:
+        if self.backlog.to_plan or self.stepping:
             return False
         indexes = sum(x.up for x in self.indexes.values())
-        return len(self.again) + len(self.alone) + self._fresh_left(indexes) < indexes
+        return self.backlog.spans(indexes) < indexes
 
     def _push(self, i: int, index: _Index, out: list[Instruction]) -> None:
         if self.uncommitted > 4 * MAX_LEASE_SPANS * len(self.indexes):
@@ -527,61 +466,31 @@ class Dispatch:
 
     def _next_work(self, index: _Index) -> tuple[Work, ...]:
         holds_alone = any(
-            len(lease.work) == 1 and isinstance(w := lease.work[0], SpanWork) and w.key in self.attempts
+            len(lease.work) == 1 and isinstance(w := lease.work[0], SpanWork) and w.key in self.backlog.attempts
             for lease in index.leases.values()
         )
         if holds_alone and not self.stepping:
             return ()  # a suspect has the index to itself, so that a death can be laid at its door
         if self._may_plan(index):
             index.planned_last = True
-            return (self.to_plan.popleft(),)
+            return (self.backlog.to_plan.popleft(),)
         index.planned_last = False
         if self.stepping:
-            return self._next_steps()
-        if self.alone:
-            if index.leases:
-                return ()
-            work = self.alone.popleft()
-            self.attempts.setdefault(work.key, 0)
-            return (work,)
-        return self._bundle()
+            return self.backlog.next_steps()
+        if self.backlog.alone:
+            return () if index.leases else (self.backlog.suspect(),)
+        return self.backlog.bundle(self.lease_spans, len(self.indexes))
 
     def _may_plan(self, index: _Index) -> bool:
         """Plan first, so that totals are known early, but never let planning keep every index from work."""
-        if not self.to_plan:
+        if not self.backlog.to_plan:
             return False
-        if not (self.again or self.alone or self._fresh_left()):
+        if not self.backlog.spans():
             return True
         return not index.planned_last and self._planning() < max(1, len(self.indexes) // 2)
 
     def _planning(self) -> int:
         return sum(isinstance(le.work[0], PlanWork) for x in self.indexes.values() for le in x.leases.values())
-
-    def _next_steps(self) -> tuple[Work, ...]:
-        """A trainer's next span: the earliest open one."""
-        if self.again:
-            earliest = min(self.again, key=lambda w: w.start)
-            self.again.remove(earliest)
-            return (self._with_state(earliest),)
-        return (self._with_state(self.heads.popleft()),) if self._fresh_left() else ()
-
-    def _bundle(self) -> tuple[Work, ...]:
-        """The next spans for one lease: at most a fair share of what is left, so that all end together."""
-        most = self.lease_spans
-        taken: list[Work] = []
-        while len(taken) < most:
-            if self.again:
-                taken.append(self.again.popleft())
-            elif self._fresh_left():
-                taken.append(self.heads.popleft())
-            else:
-                break
-        share = -(-len(taken) // (LEASES_IN_HAND * len(self.indexes)))
-        if len(taken) < most and len(taken) > share:  # the queue just ran dry: share the end
-            back = taken[share:]
-            taken = taken[:share]
-            self.again.extend(w for w in back if isinstance(w, SpanWork))
-        return tuple(taken)
 
     def _release_idle(self, out: list[Instruction]) -> None:
         """An index for which nothing is left goes, and frees its GPU; the last one stays for what may come back."""
@@ -603,7 +512,7 @@ class Dispatch:
         """Raises AssertionError if a span is in two places, or an index has too much in hand."""
         seen: set[tuple[int, int]] = set()
         in_hand = (w for x in self.indexes.values() for le in x.leases.values() for w in le.work)
-        for work in chain(in_hand, self.again, self.alone):
+        for work in chain(in_hand, self.backlog.waiting()):
             if isinstance(work, SpanWork):
                 tasks = {(work.input, t) for t in range(work.start, work.end)}
                 assert not tasks & seen, f"{work} is in two places"

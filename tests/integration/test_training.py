@@ -10,6 +10,7 @@ from jobs_lab import Lab, alive, kill, until
 
 from jos.core.ledger import STEPS, Commit
 from jos.core.model import Checkpoint, Status
+from jos.verify import verify
 
 
 def numbers(lab: Lab, files: int = 3) -> list[Path]:
@@ -42,6 +43,8 @@ def test_inputs_are_prepared_by_all_indexes_and_the_steps_done_by_one(lab: Lab) 
     assert [e.payload["checkpoint_id"] for e in lab.events(job_id, "checkpoint.saved")] == [c.id for c in found]
     assert len(lab.events(job_id, "preparation.success")) == 3
     assert len(lab.events(job_id, "training.completed")) == 1
+    report = verify(lab.engine.storage, lab.settings.org, job_id)
+    assert (report.problems, report.counts["orphans"]) == ([], 0)
 
 
 def test_a_training_that_stops_early_is_complete(lab: Lab) -> None:

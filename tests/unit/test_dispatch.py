@@ -527,8 +527,8 @@ def test_a_file_that_kills_whoever_plans_it_fails_alone() -> None:
     """Planned in one group with good files, then file by file, then given up without being touched."""
     plans = [plan(20, ordinal=o) for o in range(3)]
     world = World.of(plans, indexes=2, planned=False)
-    world.brain.to_plan.clear()
-    world.brain.to_plan.append(PlanWork(0, (0, 1, 2)))
+    world.brain.backlog.to_plan.clear()
+    world.brain.backlog.to_plan.append(PlanWork(0, (0, 1, 2)))
     world.tell(Tick())
     for _ in range(500):
         if world.brain.over:
@@ -785,7 +785,7 @@ class Walk(RuleBasedStateMachine):
         if self.over or self.world.brain.losses >= 4 or index not in self.world.lives:
             return
         first = [w for push in self.world.held[index][:1] for w in push.work if isinstance(w, SpanWork)]
-        if any(w.key in self.world.brain.attempts for w in first):
+        if any(w.key in self.world.brain.backlog.attempts for w in first):
             return  # killed by chance over and over while it worked on one span, that would rightly be buried
         self.world.down(index)
 
