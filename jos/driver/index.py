@@ -460,12 +460,12 @@ class Index:
     def _check_name(name: str, split: bool) -> None:
         """Two outputs of one name would hide one another."""
         try:
-            one, two = (name.format(input_id=i, stem="s", part=p) for i, p in (("a", 0), ("b", 0)))
-            other = name.format(input_id="a", stem="s", part=1)
+            one, two = (name.format(input_id=i, file_uid=i, stem="s", part=p) for i, p in (("a", 0), ("b", 0)))
+            other = name.format(input_id="a", file_uid="a", stem="s", part=1)
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"the worker's output_name {name!r} is no format of input_id, stem, part") from error
+            raise ValueError(f"the worker's output_name {name!r} is no format of input_id, file_uid, stem, part") from error
         if one == two or (split and one == other):
-            needed = "{input_id} and {part}" if split else "{input_id}"
+            needed = "{input_id} or {file_uid}" + (" and {part}" if split else "")
             raise ValueError(f"the worker's output_name {name!r} must hold {needed}")
 
     # --- ends of a span ---
