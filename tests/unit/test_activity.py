@@ -15,8 +15,8 @@ from actors.prompts import Prompt
 from jos.core import config as configuration
 from jos.core.errors import ConfigInvalid
 from jos.core.model import JobRequest
-from jos.registry import read_template
 from jos.records import RecordFailed
+from jos.registry import read_template
 from jos.testing import LocalFile, Outputs, run_worker
 from jos.worker import JobImpossible
 
@@ -140,7 +140,8 @@ def resolved(**config: Any) -> dict[str, Any]:
 
 def test_the_contract_s_settings_are_taken_and_the_defaults_are_those_of_the_worker() -> None:
     generation = {
-        "do_sample": True, "max_new_tokens": 64, "repetition_penalty": 1.1, "temperature": 0.7, "top_k": 40, "top_p": 0.9
+        "do_sample": True, "max_new_tokens": 64, "repetition_penalty": 1.1,
+        "temperature": 0.7, "top_k": 40, "top_p": 0.9,
     }  # fmt: skip
     found = resolved(generation=generation, model_variant="newton/c:2.4.0-7b-base", batch_size=8, max_video_frames=4)
     settings = activity.Settings.of(found)
