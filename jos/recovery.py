@@ -20,7 +20,7 @@ import orjson
 import structlog
 from pydantic import ValidationError
 
-from jos import archive, removal
+from jos import archive, checkpoints, removal
 from jos.core import lifecycle, rebuild, standing
 from jos.core.errors import JosError, NotFound, StaleAttempt, StorageUnavailable, StoreUnavailable
 from jos.core.model import InputState, InputStatus, Job, JobSpec, Model, ProgressDraft, job_folder
@@ -83,6 +83,8 @@ async def recover(
     if pipelines is not None:
         await work.pipelines(pipelines)
     await work.jobs()
+    if not dry_run:
+        await work.readers()
     if files is not None and not dry_run:
         restored = await files.recover()
         work.found.files = restored if isinstance(restored, int) else len(restored or ())
@@ -288,6 +290,14 @@ class _Recovery:
         else:
             self.found.there += 1
 
+    async def readers(self) -> None:
+        """The marks of all live jobs on the jobs whose checkpoints they read. They are put back once all jobs are."""
+        for job in await self.store.active():
+            with suppress(NotFound):  # not a job of this storage
+                folder = job_folder(job.org_id, job.id)
+                request = await asyncio.to_thread(self.storage.read, f"{folder}job.json")
+                await checkpoints.mark_again(self.store.connection, request.decode(), job.id)
+
     def _has_request(self, org_id: str, job_id: str) -> bool:
         return self.storage.stat(f"{job_folder(org_id, job_id)}job.json") is not None
 
@@ -330,7 +340,7 @@ def read_job(storage: Storage, org_id: str, job_id: str) -> tuple[JobSpec, Repla
     stored = read_plans(storage, folder)
     replay = Replay(spec, standing.plans_of(stored, 0))
     ledger = CommitLog.open(storage, folder, replay.see).ledger
-    replay.ledger, replay.plans = ledger, standing.plans_of(stored, ledger.retry)
+    replay.ledger, replay.plans = ledger, standing.plans_of(stored, ledger.era)
     return spec, replay
 
 
@@ -347,16 +357,17 @@ def read_plans(storage: Storage, folder: str) -> dict[int, list[dict[str, Any]]]
 
 
 def _untold(replay: Replay, last: dict[str, Any] | None, now: datetime) -> list[ProgressDraft]:
-    """Progress that is not in the archive: of a training job each committed span, of any other one entry for each
-    input, which says how far it is."""
-    if replay.training:
-        told = (last or {}).get("step") or 0
+    """Progress that is not in the archive: of a training job each committed span of steps, of any other one entry for
+    each input, which says how far it is."""
+    if replay.steps:
+        told = last["step"] or 0 if last is not None and last["kind"] == "training" else 0
         return [entry for entry in replay.steps if (entry.step or 0) > told]
     if last is not None:
         return []
     at = replay.last_at or now
+    kind = standing.PREPARATION if standing.training(replay.spec) else "inference"
     begun = [s for s in replay.states() if s.done or s.status in (InputStatus.COMPLETED, InputStatus.FAILED)]
-    return [standing.input_progress("inference", state, state.completed_at or at) for state in begun]
+    return [standing.input_progress(kind, state, state.completed_at or at) for state in begun]
 
 
 async def _exists(asked: Awaitable[Job]) -> bool:

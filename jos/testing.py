@@ -98,9 +98,10 @@ def run_worker(
     scattered: Mapping[str, Sequence[Source]] | None = None,
 ) -> Outputs:
     """All tasks of all files, span by span, in order; a trainer's steps after what it prepares of `scattered`, ports
-    to sources. Exceptions come through: nothing is tried again."""
+    to sources, which it finds among its inputs too. Exceptions come through: nothing is tried again."""
     outputs = Outputs()
-    worker = make_worker(kind, config or {}, replicated or {}, outputs.events)
+    inputs = {**(replicated or {}), **(scattered or {})}
+    worker = make_worker(kind, config or {}, inputs, outputs.events)
     if isinstance(worker, Trainer):
         _train(worker, scattered or {}, outputs)
         return outputs

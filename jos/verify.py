@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ __all__ = ["Problem", "Progress", "Report", "Told", "owner", "told_by", "verify"
 PIECE = 8 << 20  # bytes read at once of a large object
 NAMED = 20  # orphans that are named; the rest is counted
 
-_OF_THE_JOB = ("parts/", "outputs/", "state/")  # where only the log says what counts
+_OF_THE_JOB = ("parts/", "outputs/", "state/", "models/")  # where only the log says what counts
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,13 @@ class _Check(LogCheck):
     # --- objects that the log names
 
     def live(self) -> dict[str, Blob]:
-        """All that must be there: outputs, pieces of those that are not put together, a trainer's latest state."""
+        """All that must be there: outputs, pieces of those that are not put together, a trainer's models and latest
+        state."""
         found: dict[str, Blob] = {}
         for one in self.ledger.inputs.values():
             pieces = [c for commits in (*one.bodies.values(), *one.kept.values()) for c in commits]
             blobs = [*(c.body for c in pieces), *(f.blob for f in one.finished.values())]
-            blobs += [one.state.state] if one.state else []
+            blobs += [*(c.model for c in one.models), one.state.state if one.state else None]
             found |= {blob.key: blob for blob in blobs if blob is not None}
         return found
 
@@ -217,7 +218,7 @@ class _Check(LogCheck):
         if job.status is Status.COMPLETED:
             self.complete(where)
         if job.status is Status.COMPLETED or (job.status.terminal and not job.holds_capacity):
-            finished = {f.filename: f for one in self.ledger.inputs.values() for f in one.finished.values()}
+            finished = {f.filename: f for f in self._outputs()}
             shown = {output.filename: output for output in told.outputs}
             for name in sorted(finished.keys() - shown.keys()):
                 blob = finished[name].blob
@@ -227,16 +228,24 @@ class _Check(LogCheck):
                 self.problem(output.key, f"{where} lists it as {output.filename}, but the log does not name it")
         self._check_states(told)
 
+    def _outputs(self) -> Iterator[Finished]:
+        """Those that are for people."""
+        for ordinal, one in self.ledger.inputs.items():
+            if ordinal not in self.plans or not standing.internal(self.plans[ordinal]):
+                yield from one.finished.values()
+
     def _check_states(self, told: Told) -> None:
         ordinals = {source.id: at for at, source in enumerate(self.spec.inputs)} if self.spec else {}
-        training = self.spec is not None and self.spec.pipeline.pipeline_type == "training"
         for state in told.inputs.values():
             if state.input_id not in ordinals:
                 self.problem("job.json", f"the store knows an input {state.input_id} that the job does not have")
                 continue
-            one = self.ledger.inputs.get(ordinals[state.input_id], InputLedger())
+            ordinal = ordinals[state.input_id]
+            if self.spec is None or not standing.scattered(self.spec, ordinal):
+                continue
+            one = self.ledger.inputs.get(ordinal, InputLedger())
             ended = state.status in (InputStatus.COMPLETED, InputStatus.FAILED)
-            if not training and (state.done > len(one.done) or (ended and state.done != len(one.done))):
+            if state.done > len(one.done) or (ended and state.done != len(one.done)):
                 what = f"the store says {state.done:,} tasks of {state.input_id} are done, the log {len(one.done):,}"
                 self.problem("log/", what)
 

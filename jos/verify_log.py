@@ -148,7 +148,7 @@ class LogCheck:
             self.progress("log", at + 1, len(numbers))
         for first in sorted(set(range(0, self.due - self.due % SEGMENT, SEGMENT)) - segments):
             self.report.notes.append(f"{self.folder}{_segment(first)} is not there: opening the log makes it again")
-        self.plans = standing.plans_of(self.stored, self.ledger.retry)
+        self.plans = standing.plans_of(self.stored, self.ledger.era)
         counts = {"log entries": len(numbers), "attempts": len(self.claims), "commits": self.ledger.commits}
         self.report.counts |= counts | {"tasks": self.ledger.tasks_done, "failed": self.ledger.tasks_failed}
 
@@ -230,7 +230,7 @@ class LogCheck:
         self.ledger.apply(Entry(number, entry.attempt, entry.at, once[0], once[1], entry.retry))
         for finished in once[1]:
             self._check_finished(number, finished)
-        blobs = [b for c in entry.commits for b in (c.body, c.state) if b] + [f.blob for f in entry.finished]
+        blobs = [b for c in entry.commits for b in (c.body, c.state, c.model) if b] + [f.blob for f in entry.finished]
         self.named.update((blob.key, number) for blob in blobs)
 
     def _check_claim(self, number: int, entry: Entry) -> None:

@@ -141,4 +141,4 @@ def holding(job: Job, work_lost: float | None, now: datetime) -> Holding:
 
 
 def _parallelism(job: Job) -> int:
-    return 1 if job.pipeline_type == "training" else job.parallelism  # one step after the other
+    return job.parallelism

@@ -1,7 +1,7 @@
 """The driver's brain: stimuli in, instructions out. No clock, no network, no Ray: every race is a unit test.
 
-It holds the queue of spans, knows which index has what in hand, and decides what to push, retry, cut in half,
-give up, restart and finish. The driver (jos/driver/driver.py) carries the instructions out.
+It knows which index has what in hand, and decides what to push, retry, give up, restart and finish; what waits
+stands in jos.core.backlog. The driver (jos/driver/driver.py) carries the instructions out.
 
 Rules that stand here and nowhere else:
   * An index has at most two leases in hand: it computes one and reads ahead the other. A lease is as many spans
@@ -12,6 +12,8 @@ Rules that stand here and nowhere else:
   * Waiting for a node is no lack of progress: that is counted from when an index was placed. Where none has been
     placed for long, a controller's attempt leaves and is queued again.
   * An index that died is started again with back-off; losses without any progress end the attempt.
+  * A training first has its inputs prepared, over all indexes; once that is committed and put together, its steps are
+    done in order by one index, or by several together where its plan asks for that, and the others go.
   * Nothing is pushed while too many leases wait to be committed: memory does not grow when storage is slow.
 
 May import: stdlib, jos.core. Tests: tests/unit/test_dispatch.py.
@@ -19,13 +21,14 @@ May import: stdlib, jos.core. Tests: tests/unit/test_dispatch.py.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import chain
 
-from jos.core.ledger import STEPS, Commit, Ledger
-from jos.core.plan import InputPlan, PlanWork, SpanWork, Work, remaining
+from jos.core.backlog import LEASES_IN_HAND, Backlog
+from jos.core.ledger import STEPS, Commit, InputLedger, Ledger
+from jos.core.plan import InputPlan, PlanWork, SpanWork, Work
+from jos.core.standing import over
 from jos.core.stimuli import (
     AllCommitted,
     Committed,
@@ -48,7 +51,6 @@ from jos.core.stimuli import (
 )
 
 LEASE_SECONDS = 0.3
-LEASES_IN_HAND = 2
 MAX_LEASE_SPANS = 64
 STORAGE_BACKOFF = (1.0, 2.0, 4.0)  # seconds without new work after storage refused a write; then the attempt ends
 TIMED_OUT = "timed out:"
@@ -87,7 +89,7 @@ class Limits:
     task_seconds: float | None = None
     no_progress_seconds: float | None = None
     no_room_seconds: float | None = None  # without any index placed; None: waiting for nodes is as no progress
-    sequential: bool = False  # a trainer: spans in order, on one index
+    training: bool = False  # inputs are prepared first, then come the steps
 
 
 class Dispatch:
@@ -106,18 +108,16 @@ class Dispatch:
         """`parallelism`: the most indexes the job can use; `granted`: how many it may have at first, if not all."""
         self.ledger = ledger
         self.limits = limits
-        self.most_indexes = 1 if limits.sequential else parallelism
+        self.most_indexes = parallelism
         self.plans: dict[int, InputPlan] = {}
-        self.to_plan: deque[PlanWork] = deque(to_plan)
-        self.again: deque[SpanWork] = deque()  # came back; before anything new
-        self.alone: deque[SpanWork] = deque()  # suspects: one at a time, nothing else on that index
-        self.fresh: deque[Iterator[SpanWork]] = deque()  # one per plan, expanded as it is needed
-        self.heads: deque[SpanWork] = deque()  # the next of them, looked ahead
-        self.attempts: dict[tuple[int, int, int], int] = {}  # only of spans that failed
-        self.plan_attempts: dict[int, int] = {}  # group -> deaths of an index that planned it
-        first = self.most_indexes if granted is None else max(1, min(granted, self.most_indexes))
-        self.indexes = {i: _Index() for i in range(first)}
-        self.steps_done = len(ledger.of(STEPS).done)  # of a trainer, those on their way to the log included
+        self.backlog = Backlog(ledger, limits.task_attempts)
+        self.steps_to_come = limits.training  # until all inputs are prepared
+        self.plan_steps: PlanWork | None = None  # kept back until then
+        self.stepping = False  # from then on: all work is steps
+        self.seat: int | None = None  # the index that does them, once they are planned
+        self.group = 1  # how many processes it has
+        self.allowed = self.most_indexes if granted is None else max(1, min(granted, self.most_indexes))
+        self.indexes = {i: _Index() for i in range(self.allowed)}
         self.uncommitted = 0  # commits handed to the driver and not yet durable
         self.lease_seconds_per_span: float | None = None
         self.lease_spans = 1
@@ -130,15 +130,23 @@ class Dispatch:
         self.storage_errors = 0  # in a row
         self.paused_until = now
         self.now = now
+        for work in to_plan:
+            if STEPS in work.inputs:
+                self.plan_steps = work
+            else:
+                self.backlog.to_plan.append(work)
         for plan in plans:
             self._add_plan(plan)
 
     def start(self) -> list[Instruction]:
         """The first instructions: as many indexes as there can be work for."""
+        if self.steps_to_come and self._prepared():
+            self.indexes = {0: _Index()}
+            self._open_steps()
         if self.nothing_left():
             self.over = True
             return [AllCommitted()]
-        return [StartIndex(i, index.life, 0.0) for i, index in self.indexes.items()]
+        return [StartIndex(i, index.life, 0.0, group=self.group) for i, index in self.indexes.items()]
 
     def handle(self, stimulus: Stimulus, now: float) -> list[Instruction]:
         """One thing happened; what is to be done. Never raises on late or repeated stimuli: they are ignored."""
@@ -169,6 +177,8 @@ class Dispatch:
                 self.draining = True
             case Grant(indexes):
                 self._grow(indexes, out)
+        if self.steps_to_come and not self.draining and self._prepared():
+            self._open_steps()
         self._push_all(out)
         if not any(isinstance(o, GiveUp | NoRoom) for o in out) and self._finished():
             self.over = True
@@ -179,21 +189,12 @@ class Dispatch:
 
     def nothing_left(self) -> bool:
         """Whether all work was given out (it may still be in hand, or come back)."""
-        return not (self.to_plan or self.again or self.alone or self._fresh_left())
+        return not (self.steps_to_come or self.backlog)
 
-    def winding_down(self) -> bool:
-        """Whether nothing is left and no file that is being planned can bring more."""
-        return self.nothing_left() and not self._planning()
-
-    def _fresh_left(self, enough: int = 1) -> int:
-        """How many fresh spans are left; counted only up to `enough`."""
-        while len(self.heads) < enough and self.fresh:
-            head = next(self.fresh[0], None)
-            if head is None:
-                self.fresh.popleft()
-            else:
-                self.heads.append(head)
-        return len(self.heads)
+    def settled(self) -> bool:
+        """Whether no more indexes can be needed than there are: nothing is left and no file that is being planned can
+        bring more, or the steps of a training are under way."""
+        return self.seat is not None or (self.nothing_left() and not self._planning())
 
     def _finished(self) -> bool:
         if self.uncommitted or any(i.leases for i in self.indexes.values()):
@@ -202,9 +203,8 @@ class Dispatch:
 
     def _add_plan(self, plan: InputPlan) -> None:
         self.plans[plan.input] = plan
-        if plan.error is None:
-            # lazy: the ledger it is compared with cannot yet hold a span that this iterator has not given out
-            self.fresh.append(remaining(plan, self.ledger.of(plan.input)))
+        if not (plan.input == STEPS and self.steps_to_come):
+            self.backlog.add(plan)
 
     # --- stimuli ---
 
@@ -213,8 +213,11 @@ class Dispatch:
 
     def _grow(self, granted: int, out: list[Instruction]) -> None:
         """More indexes, unless there is nothing left to give them."""
-        if self.draining or self.winding_down():
+        if self.draining or self.settled():
             return
+        self.allowed = max(self.allowed, min(granted, self.most_indexes))
+        if self.stepping:
+            return  # it shows with the plan of the steps how many do them
         for i in range(len(self.indexes), min(granted, self.most_indexes)):
             self.indexes[i] = _Index()
             out.append(StartIndex(i, self.indexes[i].life, 0.0))
@@ -244,16 +247,18 @@ class Dispatch:
         for plan in done.plans:
             if plan.input not in self.plans:
                 self._add_plan(plan)
+                if plan.input == STEPS:
+                    self._take_seat(done.index, plan, out)
         if done.plans:
             self._progress()
         else:
-            self.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
+            self.backlog.to_plan.extendleft(w for w in reversed(lease.work) if isinstance(w, PlanWork))
         spans = sum(isinstance(w, SpanWork) for w in lease.work)
-        if commits := self._in_order(done.commits, lease) if self.limits.sequential else done.commits:
+        if commits := self._in_order(done.commits, lease) if self.stepping else done.commits:
             self._learn_pace(done.seconds / max(spans, 1))
             self.uncommitted += len(commits)
             for commit in commits:
-                self.attempts.pop((commit.input, commit.start, commit.end), None)
+                self.backlog.attempts.pop((commit.input, commit.start, commit.end), None)
             out.append(WriteCommits(commits))
         for fault in done.faults:
             self._fault(fault, out)
@@ -268,12 +273,13 @@ class Dispatch:
         only the latest state is kept, the training could not go on."""
         taken = []
         for commit in sorted(commits, key=lambda c: c.start):
-            if commit.start == self.steps_done:
-                self.steps_done = commit.end
+            if commit.start == self.backlog.steps_done:
+                self.backlog.steps_done = commit.end
                 taken.append(commit)
+                if commit.stopped is not None:
+                    self.backlog.forget_steps()
             else:
-                spans = (w for w in lease.work if isinstance(w, SpanWork) and w.start == commit.start)
-                self.again.extend(replace(w, state=None) for w in spans)
+                self.backlog.steps_again(w for w in lease.work if isinstance(w, SpanWork) and w.start == commit.start)
         return tuple(taken)
 
     def _storage(self, error: str | None, out: list[Instruction]) -> None:
@@ -298,40 +304,30 @@ class Dispatch:
     def _fault(self, fault: SpanFault, out: list[Instruction]) -> None:
         """A span failed inside a living index: again, in halves, or never."""
         work = fault.work
-        if fault.dropped:
-            self.again.appendleft(work)
-            return
-        if self.limits.sequential:
-            tries = self.attempts[work.key] = self.attempts.get(work.key, 0) + 1
-            if fault.final or tries >= self.limits.task_attempts:
-                # a step cannot be left out: the ones after it depend on it
-                where = f"steps {work.start}..{work.end}"
-                out.append(GiveUp("step_failed", f"{where} failed {tries} times: {fault.message}", False))
-                self.over = True
-            self.again.append(work)
-            return
-        if fault.final:
-            self.again.append(self._buried(work, fault.message))
-            return
-        self._blame(work, fault.message, whole=fault.whole)
-
-    def _blame(self, work: SpanWork, message: str, *, whole: bool = False) -> None:
-        tries = self.attempts.pop(work.key, 0) + 1
-        if tries < self.limits.task_attempts:
-            self.attempts[work.key] = tries
-            self.alone.append(work)
-        elif whole or work.end - work.start == 1:
-            self.again.append(self._buried(work, message))
+        if self.stepping:
+            self.backlog.steps_again([work])
+            if not fault.dropped:
+                self._step_fault(fault, out)
+        elif fault.dropped:
+            self.backlog.again.appendleft(work)
+        elif fault.final:
+            self._searched(self.backlog.bury(work, fault.message))
         else:
-            middle = (work.start + work.end) // 2
-            for half in (work.part_of(work.start, middle), work.part_of(middle, work.end)):
-                self.attempts[half.key] = self.limits.task_attempts - 1  # the halves get one try each
-                self.alone.append(half)
-            self._progress()  # the search narrows; it ends by itself
+            self._searched(self.backlog.blame(work, fault.message, whole=fault.whole))
 
-    def _buried(self, work: SpanWork, message: str) -> SpanWork:
-        self._progress()
-        return replace(work, bury=message)
+    def _step_fault(self, fault: SpanFault, out: list[Instruction]) -> None:
+        """A step cannot be left out: the ones after it depend on it."""
+        work, attempts = fault.work, self.backlog.attempts
+        tries = attempts[work.key] = attempts.get(work.key, 0) + 1
+        if fault.final or tries >= self.limits.task_attempts:
+            where = f"steps {work.start}..{work.end}"
+            out.append(GiveUp("step_failed", f"{where} failed {tries} times: {fault.message}", False))
+            self.over = True
+
+    def _searched(self, forward: bool) -> None:
+        """Of a search for a culprit; it ends by itself."""
+        if forward:
+            self._progress()
 
     def _index_down(self, i: int, reason: str, out: list[Instruction]) -> None:
         index = self.indexes[i]
@@ -354,43 +350,59 @@ class Dispatch:
             out.append(GiveUp("compute_failed", text, True))
             return
         delay = RESTART_BACKOFF[min(index.losses, len(RESTART_BACKOFF)) - 1]
-        out.append(StartIndex(i, index.life, delay, reason))
+        out.append(StartIndex(i, index.life, delay, reason, self.group))
 
     def _take_back(self, lease: _Lease, first: bool, reason: str) -> None:
         """The work of a dead index. Only what it was computing is under suspicion; if that was one span alone,
         the span is to blame, else each goes alone next time so that we learn which it was."""
         spans = [w for w in lease.work if isinstance(w, SpanWork)]
         for plan in (w for w in lease.work if isinstance(w, PlanWork)):
-            self._plan_again(plan, first, reason)
-        if self.limits.sequential or not first:
-            self.again.extend(spans)
+            self._searched(self.backlog.plan_again(plan, first, reason))
+        if self.stepping:
+            self.backlog.steps_again(spans)
+        elif not first:
+            self.backlog.again.extend(spans)
         elif len(spans) == 1 and spans[0].bury is None:
             # the same words each time, since they may end up in an output; the event has the details
             told = reason if reason.startswith(TIMED_OUT) else "the process died while it worked on this"
-            self._blame(spans[0], told)
+            self._searched(self.backlog.blame(spans[0], told))
         else:
-            self.alone.extend(w for w in spans if w.bury is None)
-            self.again.extend(w for w in spans if w.bury is not None)
+            self.backlog.alone.extend(w for w in spans if w.bury is None)
+            self.backlog.again.extend(w for w in spans if w.bury is not None)
 
-    def _plan_again(self, work: PlanWork, first: bool, reason: str) -> None:
-        """Planning that an index died of: again, then file by file, then the file at fault is given up alone."""
-        tries = self.plan_attempts.get(work.group, 0) + first
-        self.plan_attempts[work.group] = tries
-        if tries < self.limits.task_attempts:
-            self.to_plan.appendleft(work)
-        elif len(work.inputs) > 1:
-            self.to_plan.extendleft(reversed(work.singly()))
-        else:
-            text = f"it cannot be planned, the process died of it {tries} times"
-            self.to_plan.appendleft(replace(work, bury=text))
-        if tries >= self.limits.task_attempts:
-            self._progress()
+    # --- the steps of a training ---
 
-    def _with_state(self, work: SpanWork) -> SpanWork:
-        """A trainer's work with the state to begin from, if that is committed; if it is not, the index must
-        already stand there (its last lease ends where this begins), else it drops the work."""
-        last = self.ledger.of(STEPS).state
-        return replace(work, state=last.state.key if last and last.state and last.end == work.start else None)
+    def _prepared(self) -> bool:
+        """Whether every input is planned, committed and put together."""
+        if self.backlog or self.uncommitted or any(x.leases for x in self.indexes.values()):
+            return False
+        nothing, known = InputLedger(), self.ledger.inputs
+        return all(over(plan, known.get(o, nothing)) for o, plan in self.plans.items() if o != STEPS)
+
+    def _open_steps(self) -> None:
+        self.steps_to_come, self.stepping = False, True
+        if (plan := self.plans.get(STEPS)) is not None:  # of an earlier attempt; no index is up yet
+            self._add_plan(plan)
+            self.seat, self.group = 0, max(1, min(plan.group, self.allowed))
+        elif self.plan_steps is not None:
+            self.backlog.to_plan.append(self.plan_steps)
+
+    def _take_seat(self, planner: int, plan: InputPlan, out: list[Instruction]) -> None:
+        """Who planned the steps does them, for it has loaded all that they need; unless several do them together: then
+        every index makes room for these."""
+        self.group = max(1, min(plan.group, self.allowed)) if plan.error is None else 1
+        self.seat = planner if self.group == 1 else 0
+        if self.group == 1:
+            return
+        reason = f"{self.group} processes do the steps together"
+        for i, index in self.indexes.items():
+            out.append(StopIndex(i, index.life, kill=False, reason=reason))
+            index.stopping = i != self.seat
+        seat = self.indexes[self.seat]
+        seat.up = seat.placed = False
+        seat.life += 1
+        self.homeless_since = self.now
+        out.append(StartIndex(self.seat, seat.life, 0.0, group=self.group))
 
     def _timeouts(self, out: list[Instruction]) -> None:
         limit = self.limits.task_seconds
@@ -429,16 +441,18 @@ class Dispatch:
             for i, index in self.indexes.items():
                 if in_hand and self._near_end():
                     break  # the last spans go to whoever is free first; a kept one would wait behind another
+                if self.seat not in (None, i):
+                    continue
                 if index.up and not index.stopping and len(index.leases) == in_hand:
                     self._push(i, index, out)
         self._release_idle(out)
 
     def _near_end(self) -> bool:
         """Whether fewer spans are left than there are indexes to do them."""
-        if self.to_plan or self.limits.sequential:
+        if self.backlog.to_plan or self.stepping:
             return False
         indexes = sum(x.up for x in self.indexes.values())
-        return len(self.again) + len(self.alone) + self._fresh_left(indexes) < indexes
+        return self.backlog.spans(indexes) < indexes
 
     def _push(self, i: int, index: _Index, out: list[Instruction]) -> None:
         if self.uncommitted > 4 * MAX_LEASE_SPANS * len(self.indexes):
@@ -452,81 +466,53 @@ class Dispatch:
 
     def _next_work(self, index: _Index) -> tuple[Work, ...]:
         holds_alone = any(
-            len(lease.work) == 1 and isinstance(w := lease.work[0], SpanWork) and w.key in self.attempts
+            len(lease.work) == 1 and isinstance(w := lease.work[0], SpanWork) and w.key in self.backlog.attempts
             for lease in index.leases.values()
         )
-        if holds_alone and not self.limits.sequential:
+        if holds_alone and not self.stepping:
             return ()  # a suspect has the index to itself, so that a death can be laid at its door
         if self._may_plan(index):
             index.planned_last = True
-            return (self.to_plan.popleft(),)
+            return (self.backlog.to_plan.popleft(),)
         index.planned_last = False
-        if self.limits.sequential:
-            return self._next_steps()
-        if self.alone:
-            if index.leases:
-                return ()
-            work = self.alone.popleft()
-            self.attempts.setdefault(work.key, 0)
-            return (work,)
-        return self._bundle()
+        if self.stepping:
+            return self.backlog.next_steps()
+        if self.backlog.alone:
+            return () if index.leases else (self.backlog.suspect(),)
+        return self.backlog.bundle(self.lease_spans, len(self.indexes))
 
     def _may_plan(self, index: _Index) -> bool:
         """Plan first, so that totals are known early, but never let planning keep every index from work."""
-        if not self.to_plan:
+        if not self.backlog.to_plan:
             return False
-        if not (self.again or self.alone or self._fresh_left()):
+        if not self.backlog.spans():
             return True
         return not index.planned_last and self._planning() < max(1, len(self.indexes) // 2)
 
     def _planning(self) -> int:
         return sum(isinstance(le.work[0], PlanWork) for x in self.indexes.values() for le in x.leases.values())
 
-    def _next_steps(self) -> tuple[Work, ...]:
-        """A trainer's next span: the earliest open one."""
-        if self.again:
-            earliest = min(self.again, key=lambda w: w.start)
-            self.again.remove(earliest)
-            return (self._with_state(earliest),)
-        return (self._with_state(self.heads.popleft()),) if self._fresh_left() else ()
-
-    def _bundle(self) -> tuple[Work, ...]:
-        """The next spans for one lease: at most a fair share of what is left, so that all end together."""
-        most = self.lease_spans
-        taken: list[Work] = []
-        while len(taken) < most:
-            if self.again:
-                taken.append(self.again.popleft())
-            elif self._fresh_left():
-                taken.append(self.heads.popleft())
-            else:
-                break
-        share = -(-len(taken) // (LEASES_IN_HAND * len(self.indexes)))
-        if len(taken) < most and len(taken) > share:  # the queue just ran dry: share the end
-            back = taken[share:]
-            taken = taken[:share]
-            self.again.extend(w for w in back if isinstance(w, SpanWork))
-        return tuple(taken)
-
     def _release_idle(self, out: list[Instruction]) -> None:
         """An index for which nothing is left goes, and frees its GPU; the last one stays for what may come back."""
-        if not self.winding_down():
+        if not self.settled():
             return
         busy = sum(bool(x.leases) for x in self.indexes.values())
         for i, index in self.indexes.items():
-            if busy and index.idle and not index.stopping:
+            if (busy if self.seat is None else i != self.seat) and index.idle and not index.stopping:
                 index.stopping = True
                 out.append(StopIndex(i, index.life, kill=False, reason="nothing is left for it"))
 
     def wanted(self) -> int:
         """How many indexes there is work for, or may be again."""
+        if self.stepping:
+            return self.allowed if self.seat is None else self.group
         return max(1, sum(not index.stopping for index in self.indexes.values()))
 
     def check(self) -> None:
         """Raises AssertionError if a span is in two places, or an index has too much in hand."""
         seen: set[tuple[int, int]] = set()
         in_hand = (w for x in self.indexes.values() for le in x.leases.values() for w in le.work)
-        for work in chain(in_hand, self.again, self.alone):
+        for work in chain(in_hand, self.backlog.waiting()):
             if isinstance(work, SpanWork):
                 tasks = {(work.input, t) for t in range(work.start, work.end)}
                 assert not tasks & seen, f"{work} is in two places"

@@ -37,7 +37,14 @@ class Commit:
     failures: tuple[tuple[int, str], ...] = ()  # (task, message), the first MAX_FAILURES
     body: Blob | None = None  # this span's piece of the output part, without header; None = no bytes
     state: Blob | None = None  # a trainer's state after `end` steps
+    model: Blob | None = None  # a checkpoint that other jobs can use, made with these steps
+    stopped: int | None = None  # a training stopped early after so many steps; those up to `end` are not needed
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Of a training: how many steps were really done by then."""
+        return self.end if self.stopped is None else self.stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ class Entry:
 
 
 def _commit(data: dict[str, Any]) -> Commit:
-    body, state = data["body"], data["state"]
+    body, state, model = data["body"], data["state"], data.get("model")
     if None in data["metrics"].values():  # JSON has no NaN: a diverged loss comes back as null
         data = {**data, "metrics": {k: math.nan if v is None else v for k, v in data["metrics"].items()}}
     return Commit(
@@ -88,6 +95,7 @@ def _commit(data: dict[str, Any]) -> Commit:
             "failures": tuple((t, m) for t, m in data["failures"]),
             "body": Blob(**body) if body else None,
             "state": Blob(**state) if state else None,
+            "model": Blob(**model) if model else None,
         }
     )
 
@@ -102,6 +110,7 @@ class InputLedger:
     bodies: dict[int, list[Commit]] = field(default_factory=dict)  # part -> commits not yet put together
     finished: dict[int, Finished] = field(default_factory=dict)  # part -> output
     state: Commit | None = None  # of those that carry a state, the one after the most steps
+    models: list[Commit] = field(default_factory=list)  # those that carry one, by step
     flawed: list[tuple[int, int, int, int]] = field(default_factory=list)  # start, end, part, failed of commits
     flawed_parts: set[int] = field(default_factory=set)  # that hold failed tasks: what a retry opens again
     kept: dict[int, list[Commit]] = field(default_factory=dict)  # bodies of finished parts that a retry would need
@@ -165,10 +174,7 @@ class Ledger:
             self.attempts.append(entry.attempt)
         if entry.retry > self.retry:
             self.retry = entry.retry
-            for one in self.inputs.values():
-                one.reopen()
-            self.tasks_done = sum(len(i.done) for i in self.inputs.values())
-            self.tasks_failed = sum(i.failed for i in self.inputs.values())
+            self._reopen()
         for commit in entry.commits:
             self._commit(commit)
         for finished in entry.finished:
@@ -177,6 +183,20 @@ class Ledger:
             bodies = one.bodies.pop(finished.part, [])
             if one.keeps(finished.part):
                 one.kept[finished.part] = bodies
+
+    @property
+    def era(self) -> int:
+        """The retry since which failed inputs are open again. Once steps of a training are committed, none is: what
+        they were made from must not change any more."""
+        return 0 if STEPS in self.inputs and len(self.inputs[STEPS].done) else self.retry
+
+    def _reopen(self) -> None:
+        if self.era == 0:
+            return
+        for one in self.inputs.values():
+            one.reopen()
+        self.tasks_done = sum(len(i.done) for i in self.inputs.values())
+        self.tasks_failed = sum(i.failed for i in self.inputs.values())
 
     def _commit(self, commit: Commit) -> None:
         one = self.of(commit.input)
@@ -196,3 +216,5 @@ class Ledger:
             one.bodies.setdefault(commit.part, []).append(commit)
         if commit.state is not None and (one.state is None or commit.end > one.state.end):
             one.state = commit
+        if commit.model is not None:
+            one.models.append(commit)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jos.core.ledger import InputLedger
+from jos.core.ledger import STEPS, InputLedger
 from jos.core.model import JobInput
 
 RETRY_GROUPS = 10_000_000  # plans made after the n-th retry are numbered from n times this
@@ -31,6 +31,7 @@ class InputPlan:
     port: str = ""
     message: str = ""
     error: str | None = None  # the input cannot be processed; it has no tasks
+    group: int = 1  # of a training's steps: how many indexes should do each of them together
 
     @property
     def tasks(self) -> int:
@@ -61,6 +62,7 @@ class InputPlan:
             "port": self.port,
             "message": self.message,
             "error": self.error,
+            "group": self.group,
         }
 
     @classmethod
@@ -83,6 +85,7 @@ class SpanWork:
     output: bool = False  # whether the bytes that the worker writes are kept
     bury: str | None = None  # do not touch the tasks: record them as failed with this message
     state: str | None = None  # a trainer's state blob to load unless the index already stands at `start`
+    last: int = 0  # of a training's steps: how many there are in all, should it stop early
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -120,9 +123,8 @@ def remaining(plan: InputPlan, ledger: InputLedger) -> Iterator[SpanWork]:
         for start, end in list(ledger.done.missing(lo, hi)):
             part = plan.part_of(start)
             header = plan.header if start == plan.part_range(part)[0] else b""
-            yield SpanWork(
-                plan.input, start, end, part, hint, lo, hi, header=header, output=plan.output_name is not None
-            )
+            work = SpanWork(plan.input, start, end, part, hint, lo, hi, header, output=plan.output_name is not None)
+            yield replace(work, last=plan.tasks) if plan.input == STEPS else work
 
 
 def ready_parts(plan: InputPlan, ledger: InputLedger, start: int, end: int) -> list[int]:

@@ -17,28 +17,41 @@ from jos.core.model import Checkpoint, Distribute, InputState, InputStatus, JobF
 from jos.core.plan import RETRY_GROUPS, InputPlan, PlanWork, plan_groups
 
 Plans = Mapping[int, InputPlan]
+PREPARATION = "preparation"  # kind of the progress entries and events of inputs that a training prepares
+
+
+def training(spec: JobSpec) -> bool:
+    return spec.pipeline.pipeline_type == "training"
+
+
+def scattered(spec: JobSpec, ordinal: int) -> bool:
+    """Whether an input is shared out over the indexes, as tasks of its own; the others are only read."""
+    return spec.pipeline.inputs[spec.inputs[ordinal].port].distribute is Distribute.SCATTER
 
 
 def planning(spec: JobSpec) -> list[PlanWork]:
-    """How the inputs of a job are gathered to be planned at first."""
-    if spec.pipeline.pipeline_type == "training":
-        return [PlanWork(0, (STEPS,))]
-    ports = spec.pipeline.inputs
-    sizes = [
-        (ordinal, source.num_bytes)
-        for ordinal, source in enumerate(spec.inputs)
-        if ports[source.port].distribute is Distribute.SCATTER
-    ]
-    return plan_groups(sizes)
+    """How the inputs of a job are gathered to be planned at first; of a training the steps come last, alone."""
+    sizes = [(ordinal, source.num_bytes) for ordinal, source in enumerate(spec.inputs) if scattered(spec, ordinal)]
+    groups = plan_groups(sizes)
+    return [*groups, PlanWork(len(groups), (STEPS,))] if training(spec) else groups
 
 
-def plans_of(stored: Mapping[int, Iterable[Mapping[str, Any]]], retry: int) -> dict[int, InputPlan]:
-    """The plans that count, from the content of all `plan/` objects by their numbers: after a retry, an input that
-    could not be planned before has none until it was planned anew."""
+def planning_again(spec: JobSpec, ordinals: Iterable[int], first: int) -> list[PlanWork]:
+    """The same for some of them, in groups numbered from `first` on."""
+    wanted = list(ordinals)
+    groups = plan_groups([(ordinal, spec.inputs[ordinal].num_bytes) for ordinal in wanted if ordinal != STEPS])
+    numbered = [PlanWork(first + group.group, group.inputs) for group in groups]
+    return [*numbered, PlanWork(first + len(groups), (STEPS,))] if STEPS in wanted else numbered
+
+
+def plans_of(stored: Mapping[int, Iterable[Mapping[str, Any]]], era: int) -> dict[int, InputPlan]:
+    """The plans that count, from the content of all `plan/` objects by their numbers: after a retry (see Ledger.era),
+    an input that could not be planned before has none until it was planned anew, nor have the steps that were to
+    follow."""
     plans: dict[int, InputPlan] = {}
     for group in sorted(stored):
         for plan in map(InputPlan.from_json, map(dict, stored[group])):
-            if plan.error is None or group >= retry * RETRY_GROUPS:
+            if group >= era * RETRY_GROUPS or (plan.error is None and plan.input != STEPS):
                 plans[plan.input] = plan
     return plans
 
@@ -51,7 +64,7 @@ def over(plan: InputPlan, ledger: InputLedger) -> bool:
 def input_state(
     spec: JobSpec, ordinal: int, plan: InputPlan | None, ledger: InputLedger, begun: bool = False
 ) -> InputState:
-    """How far an input of a batch job is. `begun`: work of it was given out, though none is committed."""
+    """How far an input with tasks of its own is. `begun`: work of it was given out, though none is committed."""
     source = spec.inputs[ordinal]
     if plan is None:
         return InputState(input_id=source.id, status=InputStatus.PENDING)
@@ -71,8 +84,15 @@ def input_state(
     )
 
 
+def state_of(spec: JobSpec, ordinal: int, plans: Plans, ledger: Ledger, begun: bool = False) -> InputState:
+    """How far any input is."""
+    if training(spec) and not scattered(spec, ordinal):
+        return trained_state(spec.inputs[ordinal].id, plans, ledger)
+    return input_state(spec, ordinal, plans.get(ordinal), ledger.inputs.get(ordinal, InputLedger()), begun)
+
+
 def trained_state(input_id: str, plans: Plans, ledger: Ledger) -> InputState:
-    """Training uses all its inputs at once: they begin and end with it."""
+    """What a training only reads, it uses all at once: these inputs begin and end with it."""
     plan, done = plans.get(STEPS), len(ledger.of(STEPS).done)
     status = InputStatus.PROCESSING if done else InputStatus.PENDING
     if plan is not None and done == plan.tasks:
@@ -117,8 +137,8 @@ def step_progress(commit: Commit, at: datetime) -> ProgressDraft:
     """Of a training job's span: the metrics of its last step."""
     return ProgressDraft(
         kind="training",
-        step=commit.end,
-        message=f"step {commit.end}",
+        step=commit.steps,
+        message=f"step {commit.steps}",
         metrics=dict(commit.metrics),
         index=commit.index,
         created_at=at,
@@ -126,18 +146,31 @@ def step_progress(commit: Commit, at: datetime) -> ProgressDraft:
 
 
 def checkpoint_of(spec: JobSpec, commit: Commit, at: datetime) -> Checkpoint:
-    """The state after a trainer's last step. Those before it are not kept: what is listed can be used."""
-    assert commit.state is not None
+    """The model that a trainer made with these steps, or else its state after them."""
+    blob = commit.model or commit.state
+    assert blob is not None
     return Checkpoint(
-        id=derived_id("ckp", spec.id, str(commit.end)),
-        name=f"step_{commit.end}",
-        step=commit.end,
+        id=derived_id("ckp", spec.id, str(commit.steps)),
+        name=f"step_{commit.steps}",
+        step=commit.steps,
         metrics=dict(commit.metrics),
-        key=commit.state.key,
-        num_bytes=commit.state.num_bytes,
-        sha256=commit.state.sha256,
+        key=blob.key,
+        num_bytes=blob.num_bytes,
+        sha256=blob.sha256,
         created_at=at,
     )
+
+
+def last_checkpoint(ledger: Ledger) -> Commit | None:
+    """Of a completed training whose trainer made no model: its last state is the checkpoint. States before it are
+    not kept: what is listed can be used."""
+    steps = ledger.of(STEPS)
+    return None if steps.models else steps.state
+
+
+def internal(plan: InputPlan) -> bool:
+    """Whether what is written of an input is only for the job itself: a training's preparation."""
+    return plan.port == ""
 
 
 def complete(spec: JobSpec, plans: Plans, ledger: Ledger) -> bool:
@@ -157,10 +190,10 @@ class Verdict:
 
 def verdict(spec: JobSpec, plans: Plans, ledger: Ledger) -> Verdict:
     """A job of which nothing at all succeeded has failed; a bad file or record among good ones fails alone."""
+    if (steps := plans.get(STEPS)) is not None and steps.error is not None:
+        return Verdict(steps.error, JobFailure(code="training_impossible", message=steps.error))
     nothing = InputLedger()
     states = [input_state(spec, o, p, ledger.inputs.get(o, nothing)) for o, p in plans.items() if o != STEPS]
-    if spec.pipeline.pipeline_type == "training":
-        states = []
     bad = [s for s in states if s.error_message]
     if states and len(bad) == len(states) and not any(s.done > s.failed for s in states):
         first = bad[0].error_message or ""
@@ -189,9 +222,9 @@ class Replay:
 
     def __init__(self, spec: JobSpec, plans: Plans) -> None:
         self.spec, self.plans, self.ledger = spec, plans, Ledger()
-        self.training = spec.pipeline.pipeline_type == "training"
         self.claims: list[Claim] = []
         self.steps: list[ProgressDraft] = []  # of training
+        self.models: list[tuple[Commit, datetime]] = []  # and the checkpoints that were made on the way
         self.last_at: datetime | None = None
         self.ended: dict[int, tuple[int, datetime]] = {}  # ordinal -> rank and time
         self.rank = 0
@@ -210,13 +243,14 @@ class Replay:
             self.retry = entry.retry
             self.ended = {o: when for o, when in self.ended.items() if self._is_over(o)}
         touched = {c.input: None for c in entry.commits} | {f.input: None for f in entry.finished}
-        if self.training:
-            touched = dict.fromkeys(self._tracked if STEPS in touched else ())
+        if STEPS in touched:
+            touched = dict.fromkeys(self._tracked)
             self.steps += (step_progress(commit, at) for commit in entry.commits if commit.state is not None)
+        self.models += ((commit, at) for commit in entry.commits if commit.model is not None)
         self._end((o for o in touched if self._is_over(o)), at)
 
     def _is_over(self, ordinal: int) -> bool:
-        plan = self.plans.get(STEPS if self.training else ordinal)
+        plan = self.plans.get(ordinal if scattered(self.spec, ordinal) else STEPS)
         return plan is not None and over(plan, self.ledger.of(plan.input))
 
     def _end(self, ordinals: Iterable[int], at: datetime) -> None:
@@ -229,11 +263,7 @@ class Replay:
         """All tracked inputs as they stand now, in the order of the request."""
         found = []
         for ordinal in self._tracked:
-            if self.training:
-                state = trained_state(self.spec.inputs[ordinal].id, self.plans, self.ledger)
-            else:
-                one = self.ledger.inputs.get(ordinal, InputLedger())
-                state = input_state(self.spec, ordinal, self.plans.get(ordinal), one)
+            state = state_of(self.spec, ordinal, self.plans, self.ledger)
             if ordinal in self.ended and state.status in (InputStatus.COMPLETED, InputStatus.FAILED):
                 rank, at = self.ended[ordinal]
                 state = state.model_copy(update={"step": rank, "completed_at": at})
@@ -244,13 +274,15 @@ class Replay:
         return [
             output_of(self.spec, self.plans[ordinal], finished)
             for ordinal, one in sorted(self.ledger.inputs.items())
-            if ordinal in self.plans and ordinal != STEPS
+            if ordinal in self.plans and ordinal != STEPS and not internal(self.plans[ordinal])
             for _, finished in sorted(one.finished.items())
         ]
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The model that a completed training left."""
-        last = self.ledger.of(STEPS).state
+        """The models that a training left."""
+        if self.models:
+            return [checkpoint_of(self.spec, commit, at) for commit, at in self.models]
+        last = last_checkpoint(self.ledger)
         if last is None or self.last_at is None or not complete(self.spec, self.plans, self.ledger):
             return []
         return [checkpoint_of(self.spec, last, self.last_at)]

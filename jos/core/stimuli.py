@@ -98,6 +98,7 @@ class StartIndex:
     life: int
     delay: float
     why: str = ""  # for a restart: what happened to the former life
+    group: int = 1  # so many processes that do each step of a training together
 
 
 @dataclass(frozen=True, slots=True)

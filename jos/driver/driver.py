@@ -29,7 +29,7 @@ from jos.core.dispatch import Dispatch, Limits
 from jos.core.errors import FenceLost, JosError, NotFound, StaleAttempt, StoreUnavailable
 from jos.core.ledger import STEPS, Entry
 from jos.core.model import JobFailure, JobSpec, Level, Status, job_folder, utc
-from jos.core.plan import RETRY_GROUPS, SINGLE_GROUPS, InputPlan, PlanWork, SpanWork, plan_groups
+from jos.core.plan import RETRY_GROUPS, SINGLE_GROUPS, InputPlan, PlanWork, SpanWork
 from jos.core.stimuli import (
     AllCommitted,
     Committed,
@@ -149,7 +149,7 @@ class Driver:
             for task in telling:
                 task.cancel()
             if hasattr(self, "pool"):
-                self.pool.close()
+                await self.pool.close()
 
     async def _open(self) -> None:
         """The log, claimed: from here on any older driver fails at its next entry."""
@@ -167,8 +167,8 @@ class Driver:
         groups = {int(s.key.removeprefix(prefix).partition(".")[0]): s.key for s in self.storage.list(prefix)}
         with ThreadPoolExecutor(8) as pool:
             stored = list(pool.map(lambda key: orjson.loads(self.storage.read(key)), groups.values()))
-        retried = self.log.ledger.retry * RETRY_GROUPS
-        plans = standing.plans_of(dict(zip(groups, stored, strict=True)), self.log.ledger.retry)
+        retried = self.log.ledger.era * RETRY_GROUPS
+        plans = standing.plans_of(dict(zip(groups, stored, strict=True)), self.log.ledger.era)
         untouched: list[PlanWork] = []
         again: list[int] = []
         for work in standing.planning(self.spec):
@@ -176,9 +176,8 @@ class Driver:
                 again.extend(o for o in work.inputs if o not in plans)
             else:
                 untouched.append(work)
-        sizes = [(o, self.spec.inputs[o].num_bytes if o != STEPS else 0) for o in again]
         first = max([retried, *(g + 1 for g in groups if g % RETRY_GROUPS < SINGLE_GROUPS)])
-        return plans, [*untouched, *(replace(g, group=first + g.group) for g in plan_groups(sizes))]
+        return plans, [*untouched, *standing.planning_again(self.spec, again, first)]
 
     def _wire(self, cluster: Cluster) -> None:
         from jos.driver.pool import Pool  # imports ray, which takes a second: not while the log is being opened
@@ -204,7 +203,7 @@ class Driver:
             task_seconds=pipeline.timeouts.task,
             no_progress_seconds=pipeline.timeouts.no_progress,
             no_room_seconds=None if self.granted is None else NO_ROOM_SECONDS,  # without a controller nobody queues it
-            sequential=pipeline.pipeline_type == "training",
+            training=standing.training(spec),
         )
         self.brain = Dispatch(
             self.log.ledger, self.plans.values(), self.to_plan, spec.parallelism, limits, time.monotonic(), self.granted
@@ -282,7 +281,7 @@ class Driver:
 
     def _give_back(self) -> None:
         """The capacity of indexes that were sent home, or that were granted when nothing was left for them."""
-        if self.granted is not None and self.brain.winding_down() and self.brain.wanted() < self.granted:
+        if self.granted is not None and self.brain.settled() and self.brain.wanted() < self.granted:
             self.granted = self.brain.wanted()
             self._say(Shrink(self.token, self.granted))
 
@@ -298,7 +297,7 @@ class Driver:
             self.mirror.progress_kind = ready.progress_kind
             self._say(Started(self.token, platform.node(), os.getpid()))
         self.mirror.line(index).state = "running"
-        kind = "index.started" if life == 1 else "index.restarted"
+        kind = "index.restarted" if self.mirror.line(index).restarts else "index.started"
         text = f"index {index} is up on {ready.host} after {ready.seconds:.1f} s"
         self.mirror.event(kind, text, index=index, payload={"pid": ready.pid, "host": ready.host, "life": life})
         self._worker_events(index, ready.events)
@@ -322,8 +321,7 @@ class Driver:
 
     async def _committed(self, entry: Entry) -> None:
         self.mirror.note_entry(entry)
-        if entry.commits:
-            self.tell(Committed(entry.commits))
+        self.tell(Committed(entry.commits))
 
     # --- ends ---
 
@@ -409,7 +407,7 @@ class Driver:
         if running:
             await self._settled(outcome)
         if hasattr(self, "pool"):
-            self.pool.close()  # the last word frees the job's capacity: its indexes must be gone by then
+            await self.pool.close()  # the last word frees the job's capacity: its indexes must be gone by then
         if outcome.ending is Ending.COMPLETED:
             outcome = self._verdict()
         return await self._last_word(outcome)
@@ -458,8 +456,8 @@ class Driver:
         if hasattr(self, "mirror"):
             await self.mirror.flush()
             if outcome.ending is Ending.COMPLETED:
-                if (last := self.log.ledger.of(STEPS).state) is not None:
-                    await self.mirror.note_checkpoint(last)
+                if (last := standing.last_checkpoint(self.log.ledger)) is not None:
+                    await self.mirror.note_checkpoints([last])
                 kind = f"{self.mirror.progress_kind}.completed"
                 self.mirror.event(kind, outcome.message, Level.SUCCESS, once=True)
                 await self.mirror.flush()

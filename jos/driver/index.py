@@ -2,7 +2,7 @@
 
 Three threads, so that reading, computing and writing of neighbouring spans overlap; small queues between them, so
 that memory stays flat. Only ids, counts and digests go back to the driver; bytes go to object storage.
-May import: jos.core, jos.storage, jos.worker. The worker class is imported here and nowhere else.
+May import: jos.core, jos.storage, jos.worker.
 Tests: tests/unit/test_index.py (without Ray), tests/integration/test_driver.py.
 """
 
@@ -12,15 +12,14 @@ import asyncio
 import contextlib
 import ctypes
 import hashlib
-import importlib
-import itertools
 import os
 import queue
+import re
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,15 +27,18 @@ import orjson
 
 from jos.core.errors import JobImpossible, JosError, StorageUnavailable
 from jos.core.ledger import MAX_FAILURES, STEPS, Blob, Commit
-from jos.core.model import Distribute, JobInput, JobSpec
+from jos.core.model import Distribute, JobSpec
 from jos.core.plan import InputPlan, PlanWork, SpanWork, Work
 from jos.core.stimuli import SpanFault
+from jos.driver.contract import checked_output, checked_plan, load_worker
 from jos.driver.messages import IndexConfig, LeaseReply, Ready, WorkerEvent
+from jos.driver.prepared import prepared
 from jos.storage import open_storage
-from jos.storage.source import FileSource
-from jos.worker import Context, InputInvalid, Output, Plan, Span, Trainer, Worker
+from jos.storage.source import FileSource, source_of
+from jos.worker import Context, InputInvalid, Output, Span, Trainer, Worker
 
 MAX_MESSAGE = 2000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass
@@ -60,6 +62,8 @@ class _Item:
     results: list[Any] = field(default_factory=list)
     output: Output | None = None
     state: bytes | None = None
+    model: bytes | None = None
+    stopped: int | None = None  # of a training's steps: it stopped early after so many
     begun: float = 0.0
 
 
@@ -88,38 +92,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 256 << 20)
 
 
-def load_worker(path: str, import_paths: tuple[str, ...] = ()) -> type[Worker]:
-    """The class behind `package.module:Class`. Raises JobImpossible with what is wrong."""
-    for extra in import_paths:
-        if extra not in sys.path:
-            sys.path.append(extra)
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise JobImpossible(
-            f"the pipeline's worker {path} cannot be imported: {error}.",
-            suggestion="Install what it needs where the indexes run (for JOS's own pipelines: jos[torch]).",
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Worker)):
-        raise JobImpossible(f"{path} is not a jos.worker.Worker")
-    return found
-
-
-def source_of(one: JobInput) -> FileSource:
-    return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata)
-
-
-def checked_output(output: Any, worker: str) -> Output:
-    """What `write` returned, refused where it breaks the contract: in the index a mistake has a name, later it
-    would be a dead process."""
-    if not isinstance(output, Output) or not isinstance(output.body, bytes):
-        raise TypeError(f"{worker}.write must return a jos.worker.Output of bytes, not {type(output).__name__}")
-    if not all(isinstance(t, int) and isinstance(m, str) for t, m in output.failures.items()):
-        raise TypeError(f"{worker}.write: failures must map task numbers to messages")
-    return output
-
-
 class Index:
     """The actor. `ready` sets the worker up; `run` does one lease; `stop` asks it to finish soon."""
 
@@ -132,6 +104,7 @@ class Index:
         self.drop_after = float("inf")  # monotonic time after which even the span in hand is dropped
         self.worker: Worker
         self.batch_size = 1
+        self.begun: Trainer | None = None  # the trainer that has what was prepared
         self.position: int | None = 0  # a trainer's: the step its state stands at; None = unknown, after a fault
         self.to_read: queue.SimpleQueue[tuple[_Lease, Work]] = queue.SimpleQueue()
         self.to_compute: queue.Queue[_Item] = queue.Queue(maxsize=2)
@@ -181,16 +154,34 @@ class Index:
     def _new_worker(self) -> Worker:
         spec, config = self.spec, self.config
         worker = load_worker(spec.pipeline.worker, config.import_paths)()
-        replicated = {
+        inputs = {
             port: [source_of(i) for i in spec.inputs if i.port == port]
             for port, what in spec.pipeline.inputs.items()
-            if what.distribute is Distribute.REPLICATE
+            if what.distribute is Distribute.REPLICATE or isinstance(worker, Trainer)
         }
         worker.context = Context(
-            spec.config, config.index, config.device, config.threads, replicated, self._emit, self.stopping
+            spec.config,
+            config.index,
+            config.device,
+            config.threads,
+            inputs,
+            self._emit,
+            self.stopping,
+            self._once,
+            config.rank,
+            config.ranks,
         )
         worker.setup()
         return worker
+
+    def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """What is stored counts, also if another index or attempt was faster."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"once({name!r}): a name is letters, digits, '.', '_' and '-'")
+        key = f"{self.config.folder}once/{name}"
+        if self.storage.stat(key) is None:
+            self.storage.create(key, make())
+        return self.storage.read(key)
 
     def _emit(self, event_type: str, level: str, message: str, payload: Mapping[str, Any]) -> None:
         self.events.append(WorkerEvent(event_type, level, message, dict(payload)))
@@ -235,7 +226,8 @@ class Index:
         item.begun = time.monotonic()
         try:
             if item.work.bury is None:
-                if isinstance(self.worker, Trainer):
+                if item.work.input == STEPS:
+                    assert isinstance(self.worker, Trainer)
                     if not self._steps(self.worker, item):
                         return
                 elif not self._batches(item):
@@ -277,6 +269,8 @@ class Index:
         work = item.work
         if self.position != work.start:
             if work.state is not None:
+                self._begin(trainer)
+                trainer.finished = False
                 trainer.load(self.storage.read(self.config.folder + work.state))
             elif work.start == 0:
                 self.worker = trainer = self._fresh_trainer()
@@ -284,16 +278,27 @@ class Index:
                 self._fault(item, f"the state of step {work.start} is not here", dropped=True)
                 return False
             self.position = work.start
+        self._begin(trainer)
         metrics: Mapping[str, float] = {}
         for number in range(work.start, work.end):
             if self._must_drop(item):
                 self.position = number
                 return False
             metrics = trainer.step(number)
-        self.position = work.end
+            if trainer.finished:
+                item.stopped = number + 1
+                break
+        self.position = work.last if trainer.finished else work.end
         item.output = Output(metrics=dict(metrics))
-        item.state = trainer.save()
+        if self.config.rank == 0:
+            item.state, item.model = trainer.save(), trainer.checkpoint()
         return True
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Gives a trainer all that was prepared, once."""
+        if self.begun is not trainer:
+            trainer.begin(prepared(self.spec, self.storage, self.config.folder))
+            self.begun = trainer
 
     def _fresh_trainer(self) -> Trainer:
         worker = self._new_worker()
@@ -315,12 +320,14 @@ class Index:
             self._failed(item, error)
             return
         name = f"{work.input:06d}-{work.start:012d}-{work.end}-{self.config.index}.{self.config.life}"
-        body = state = None
+        body = state = model = None
         try:
             if work.output and (work.header or output.body):
                 body = self._put(f"parts/{self.config.attempt}/{name}", work.header + output.body)
             if item.state is not None:
                 state = self._put(f"state/{self.config.attempt}/{name}", item.state)
+            if item.model is not None:
+                model = self._put(f"models/{self.config.attempt}/{name}", item.model)
         except JosError as error:  # the disk is full, or the store is away: the span is not to blame
             self._unwritten(item, error)
             return
@@ -328,13 +335,15 @@ class Index:
         commit = Commit(
             input=work.input,
             start=work.start,
-            end=work.end,
+            end=work.end if item.stopped is None else work.last,
             part=work.part,
             index=self.config.index,
             failed=len(failures),
             failures=tuple((t, m[:MAX_MESSAGE]) for t, m in failures[:MAX_FAILURES]),
             body=body,
             state=state,
+            model=model,
+            stopped=item.stopped,
             metrics={name: float(value) for name, value in output.metrics.items()},
         )
         self._finish(item.lease, commit=commit)
@@ -379,56 +388,19 @@ class Index:
         try:
             if ordinal == STEPS:
                 assert isinstance(self.worker, Trainer)
+                self._begin(self.worker)
                 plan = self.worker.steps()
             else:
                 plan = self.worker.plan(self._source(ordinal))
-            return self._checked(ordinal, plan)
+            return checked_plan(ordinal, plan, self.worker.port)
         except StorageUnavailable as error:
             if not self._storage_answers():
                 raise
             return InputPlan(ordinal, [0], error=_short(error))  # this input's own store is away, not ours
         except Exception as error:
-            if not isinstance(error, InputInvalid):
+            if not isinstance(error, JosError):
                 traceback.print_exc()
             return InputPlan(ordinal, [0], error=_short(error))
-
-    def _checked(self, ordinal: int, plan: Plan) -> InputPlan:
-        """A worker's plan, refused where it breaks the contract of jos.worker.Plan."""
-        bounds = [int(b) for b in plan.bounds] or [0]
-        if bounds[0] != 0 or any(a >= b for a, b in itertools.pairwise(bounds)):
-            raise ValueError("the worker's plan is wrong: bounds must begin at 0 and grow")
-        if plan.hints and len(plan.hints) != len(bounds) - 1:
-            raise ValueError(f"the worker's plan is wrong: {len(plan.hints)} hints for {len(bounds) - 1} spans")
-        if plan.output_name is not None:
-            self._check_name(plan.output_name, split=plan.part_tasks is not None)
-        port = self.worker.port if plan.output_name else ""
-        header = plan.header if plan.output_name else b""
-        # hints as JSON has them, so that this index and one that reads the stored plan see the same
-        hints = orjson.loads(orjson.dumps(list(plan.hints), option=orjson.OPT_SERIALIZE_NUMPY))
-        return InputPlan(
-            ordinal,
-            bounds,
-            hints,
-            plan.part_tasks,
-            plan.output_name,
-            header,
-            port,
-            plan.message,
-        )
-
-    @staticmethod
-    def _check_name(name: str, split: bool) -> None:
-        """Two outputs of one name would hide one another."""
-        try:
-            one, two = (name.format(input_id=i, file_uid=i, stem="s", part=p) for i, p in (("a", 0), ("b", 0)))
-            other = name.format(input_id="a", file_uid="a", stem="s", part=1)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"the worker's output_name {name!r} is no format of input_id, file_uid, stem, part"
-            ) from error
-        if one == two or (split and one == other):
-            needed = "{input_id} or {file_uid}" + (" and {part}" if split else "")
-            raise ValueError(f"the worker's output_name {name!r} must hold {needed}")
 
     # --- ends of a span ---
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,7 @@ import structlog
 from jos import removal
 from jos.core import standing
 from jos.core.errors import JosError, NotFound, StaleAttempt, StoreUnavailable
-from jos.core.ledger import STEPS, Commit, Entry, Finished, InputLedger, Ledger
+from jos.core.ledger import STEPS, Commit, Entry, Finished, Ledger
 from jos.core.model import (
     Checkpoint,
     EventDraft,
@@ -103,7 +103,6 @@ class Mirror:
     away: str | None = None  # why Redis cannot be reached, while it cannot
 
     def __post_init__(self) -> None:
-        self.training = self.spec.pipeline.pipeline_type == "training"
         self.tracked = [o for o, source in enumerate(self.spec.inputs) if source.tracked]
 
     # --- collecting ---
@@ -170,21 +169,34 @@ class Mirror:
             self.changed[commit.input] = None
             self._note_training(commit)
         for finished in entry.finished:
-            self.outputs.append(self.output(finished))
+            if not standing.internal(self.plans[finished.input]):
+                self.outputs.append(self.output(finished))
             self.changed[finished.input] = None
 
     def _note_training(self, commit: Commit) -> None:
         if commit.state is None:
             return
         self.progress.append(standing.step_progress(commit, datetime.now(UTC)))
+        if commit.model is not None:
+            self._note_checkpoint(commit)
+        if commit.stopped is not None:
+            left = commit.end - commit.stopped
+            text = f"training stopped early after step {commit.stopped:,}: the {left:,} steps left are not needed"
+            self.event("training.stopped", text, index=commit.index, payload={"step": commit.stopped})
 
-    async def note_checkpoint(self, last: Commit) -> None:
-        """A completed training leaves its last state: told once, also by the resume of a job that was done."""
-        one = standing.checkpoint_of(self.spec, last, datetime.now(UTC))
-        if one.id not in {c.id for c in await self.store.checkpoints(self.spec.id)}:
-            self.checkpoints.append(one)
-            payload = {"checkpoint_id": one.id, "step": one.step, "metrics": one.metrics}
-            self.event("checkpoint.saved", f"{one.name} is saved", Level.SUCCESS, index=last.index, payload=payload)
+    def _note_checkpoint(self, commit: Commit) -> None:
+        one = standing.checkpoint_of(self.spec, commit, datetime.now(UTC))
+        self.checkpoints.append(one)
+        payload = {"checkpoint_id": one.id, "step": one.step, "metrics": one.metrics}
+        self.event("checkpoint.saved", f"{one.name} is saved", Level.SUCCESS, index=commit.index, payload=payload)
+
+    async def note_checkpoints(self, commits: Iterable[Commit]) -> None:
+        """Those that Redis may not know yet: an earlier attempt died before it told, or the job was done already."""
+        if wanted := list(commits):
+            known = {one.step for one in await self.store.checkpoints(self.spec.id)}
+            for commit in wanted:
+                if commit.steps not in known:
+                    self._note_checkpoint(commit)
 
     def output(self, finished: Finished) -> Output:
         return standing.output_of(self.spec, self.plans[finished.input], finished)
@@ -205,24 +217,22 @@ class Mirror:
                 self.completed += state.step is not None and self.input_state(ordinal).status is state.status
         self.done_before, self.commits_before = self.ledger.tasks_done, self.ledger.commits
         for ordinal, one in self.ledger.inputs.items():
-            if ordinal in self.plans:
+            if ordinal in self.plans and not standing.internal(self.plans[ordinal]):
                 self.outputs.extend(self.output(f) for _, f in sorted(one.finished.items()))
         for plan in self.plans.values():
             self._count_plan(plan)
         self.changed.update(dict.fromkeys(self.tracked))
+        await self.note_checkpoints(self.ledger.of(STEPS).models)
         _, warnings = await self.store.events(self.spec.id, limit=MOST_SAID, order="desc", level=Level.WARN)
         self.said.update((e.event_type, e.message) for e in warnings)  # once per job, not per attempt
 
     def input_state(self, ordinal: int) -> InputState:
         """The state of an input as plan and ledger have it."""
-        if self.training:
-            return standing.trained_state(self.spec.inputs[ordinal].id, self.plans, self.ledger)
-        one = self.ledger.inputs.get(ordinal, InputLedger())
-        return standing.input_state(self.spec, ordinal, self.plans.get(ordinal), one, ordinal in self.begun)
+        return standing.state_of(self.spec, ordinal, self.plans, self.ledger, ordinal in self.begun)
 
     def totals(self) -> dict[str, Any]:
         """The job as a whole; `items_total` counts planned inputs only until `planned` is true."""
-        planned = STEPS in self.plans if self.training else self.planned == len(self.tracked)
+        planned = STEPS in self.plans if standing.training(self.spec) else self.planned == len(self.tracked)
         total, done = self.tasks, self.ledger.tasks_done
         elapsed = time.monotonic() - self.began if self.began is not None else 0.0
         rate = (done - self.done_before) / elapsed if elapsed > 0 else 0.0
@@ -254,6 +264,8 @@ class Mirror:
         if Told.of(state) == was:
             return None
         self.told[ordinal] = Told.of(state)
+        own = standing.scattered(self.spec, ordinal)
+        kind = standing.PREPARATION if own and standing.training(self.spec) else self.progress_kind
         name, now = self.spec.inputs[ordinal].filename, datetime.now(UTC)
         ended = state.status in (InputStatus.COMPLETED, InputStatus.FAILED) and state.status is not was.status
         if ended:
@@ -261,17 +273,17 @@ class Mirror:
             self.rank += 1
             state = state.model_copy(update={"completed_at": now, "step": self.rank})
             good = state.status is InputStatus.COMPLETED
-            does = "used to the end" if self.training else f"all {state.done:,} tasks done"
+            does = f"all {state.done:,} tasks done" if own else "used to the end"
             message = f"{name}: {does if good else state.error_message}"
             self.event(
-                f"{self.progress_kind}.{'success' if good else 'failed'}",
+                f"{kind}.{'success' if good else 'failed'}",
                 message,
                 Level.SUCCESS if good else Level.ERROR,
                 input_id=state.input_id,
                 payload={"items_processed": state.done, "failed": state.failed},
             )
-        if (state.done != max(was.done, 0) or ended) and not self.training:
-            self.progress.append(standing.input_progress(self.progress_kind, state, now))
+        if (state.done != max(was.done, 0) or ended) and own:
+            self.progress.append(standing.input_progress(kind, state, now))
         return state
 
     # --- telling ---

@@ -12,7 +12,7 @@ import orjson
 
 from jos.core.ids import new_id
 from jos.core.ledger import STEPS, Blob, Commit, Entry, Finished
-from jos.core.model import InputPort, JobInput, JobSpec, Pipeline, job_folder, utc
+from jos.core.model import Distribute, InputPort, JobInput, JobSpec, Pipeline, job_folder, utc
 from jos.core.plan import InputPlan
 from jos.storage.base import Storage
 from jos.storage.log import CommitLog
@@ -37,11 +37,13 @@ def pipeline(**fields: Any) -> Pipeline:
 
 
 def spec(inputs: int = 2, *, training: bool = False, org_id: str = "org_a", job_id: str | None = None) -> JobSpec:
+    """`training`: by steps alone, its inputs are only read."""
+    port = InputPort(name="data", distribute=Distribute.REPLICATE if training else Distribute.SCATTER)
     return JobSpec(
         id=job_id or new_id("job"),
         org_id=org_id,
         name="kept",
-        pipeline=pipeline(pipeline_type="training" if training else "batch"),
+        pipeline=pipeline(pipeline_type="training" if training else "batch", inputs={"worker.data": port}),
         parameters={"worker": {"parallelism": 3, "config": {}}},
         inputs=[
             JobInput(

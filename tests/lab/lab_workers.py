@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import orjson
 
 from jos.core.spans import cut
 from jos.records import RecordFailed, RecordWorker
-from jos.worker import JobImpossible, Output, Plan, Source, Span, Trainer, Worker
+from jos.worker import JobImpossible, Output, Plan, Prepared, Source, Span, Trainer, Worker
 
 
 class Noop(Worker):
@@ -130,3 +130,110 @@ class QuickTrain(Trainer):
     def load(self, state: bytes) -> None:
         self.slope, self.momentum, version, words, gauss = orjson.loads(state)
         self.random.setstate((version, tuple(words), gauss))
+
+
+class TwoStageTrain(Trainer):
+    """Numbers from text ({"x": 1.5} a line), prepared over all indexes; then a mean that creeps up to them.
+    A checkpoint at the end of each epoch; `stop_after` epochs it stops early. `seconds` makes both slow."""
+
+    def setup(self) -> None:
+        config = self.context.config
+        self.batch_size = 4
+        self.seconds, self.mean = float(config["seconds"]), 0.0
+        self.random = random.Random(int(config["seed"]))
+        self.scale = float(self.context.once("scale", self._scale))
+
+    def _scale(self) -> bytes:
+        self.context.warn("scale.made", f"made by process {os.getpid()}")
+        return b"2.0"
+
+    def plan(self, source: Source) -> Plan:
+        lines = source.read_range(0, source.num_bytes).splitlines()
+        every = int(self.context.config["span_records"])
+        return Plan(cut(len(lines), every), output_name="{input_id}.numbers", header=b"numbers\n")
+
+    def read(self, source: Source, span: Span) -> list[bytes]:
+        return source.read_range(0, source.num_bytes).splitlines()[span.start : span.end]
+
+    def compute(self, batch: list[bytes]) -> list[float]:
+        time.sleep(self.seconds * len(batch))
+        return [float(orjson.loads(line)["x"]) * self.scale for line in batch]
+
+    def write(self, source: Source, span: Span, data: list[bytes], results: list[list[float]]) -> Output:
+        return Output(b"".join(b"%r\n" % x for batch in results for x in batch))
+
+    def begin(self, prepared: Sequence[Prepared]) -> None:
+        self.numbers = [float(line) for one in prepared for line in one.read().splitlines()[1:]]
+        if not self.numbers:
+            raise JobImpossible("there are no numbers to learn from")
+        assert len(self.numbers) == sum(one.tasks for one in prepared)
+        assert {one.port for one in prepared} == {"worker.data"}
+
+    def steps(self) -> Plan:
+        return Plan(cut(int(self.context.config["epochs"]) * len(self.numbers), max(1, len(self.numbers) // 2)))
+
+    def step(self, number: int) -> Mapping[str, float]:
+        time.sleep(self.seconds)
+        self.mean += 0.1 * (self.random.choice(self.numbers) - self.mean)
+        self.epoch_ended = (number + 1) % len(self.numbers) == 0
+        stop = self.context.config["stop_after"]
+        self.finished = stop is not None and number + 1 >= stop * len(self.numbers)
+        return {"mean": self.mean}
+
+    def save(self) -> bytes:
+        version, words, gauss = self.random.getstate()
+        return orjson.dumps([self.mean, version, list(words), gauss])
+
+    def load(self, state: bytes) -> None:
+        self.mean, version, words, gauss = orjson.loads(state)
+        self.random.setstate((version, tuple(words), gauss))
+
+    def checkpoint(self) -> bytes | None:
+        return b"mean %r" % self.mean if self.epoch_ended else None
+
+
+class TrainTogether(Trainer):
+    """Linear regression in torch, with momentum. Each rank takes its share of a step's rows; the gradients are
+    added up over all, so that any number of ranks comes to the same weights."""
+
+    def setup(self) -> None:
+        import torch
+
+        config = self.context.config
+        self.total, self.every, self.group = (int(config[name]) for name in ("steps", "span_steps", "group"))
+        self.seconds, self.seed = float(config["seconds"]), int(config["seed"])
+        self.trace, self.fail = str(config["trace"]), str(config["fail"])
+        made = torch.Generator().manual_seed(self.seed)
+        self.rows = torch.randn(256, 8, generator=made, dtype=torch.float64)
+        self.wanted = self.rows @ torch.arange(8, dtype=torch.float64)
+        self.weights, self.momentum = torch.zeros(2, 8, dtype=torch.float64)
+
+    def steps(self) -> Plan:
+        return Plan(cut(self.total, self.every), group=self.group)
+
+    def step(self, number: int) -> Mapping[str, float]:
+        import torch
+
+        rank, ranks = self.context.rank, self.context.ranks
+        if self.trace:
+            with open(self.trace, "a") as trace:
+                trace.write(f"{rank} {os.getpid()} {number}\n")
+        if self.fail == str(rank) and number == self.total - 1:
+            raise ValueError("this step is poison")
+        time.sleep(self.seconds)
+        batch = torch.randperm(256, generator=torch.Generator().manual_seed(self.seed + number))[:32]
+        mine = batch[rank::ranks]
+        gradient = self.rows[mine].T @ (self.rows[mine] @ self.weights - self.wanted[mine]) / len(batch)
+        if ranks > 1:
+            torch.distributed.all_reduce(gradient)
+        self.momentum = 0.9 * self.momentum + gradient
+        self.weights = self.weights - 0.05 * self.momentum
+        return {"norm": float(self.weights.norm()), "ranks": ranks}
+
+    def save(self) -> bytes:
+        return orjson.dumps([self.weights.tolist(), self.momentum.tolist()])
+
+    def load(self, state: bytes) -> None:
+        import torch
+
+        self.weights, self.momentum = (torch.tensor(v, dtype=torch.float64) for v in orjson.loads(state))

@@ -68,9 +68,9 @@ def test_only_jobs_that_can_run_out_of_time_where_they_are_are_looked_at_for_it(
     assert one.timed == []
 
 
-def test_a_trainer_uses_one_index_whatever_it_may_use() -> None:
+def test_a_training_may_use_all_its_indexes_to_prepare() -> None:
     trainer = {"pipeline_type": "training", "parallelism": 8}
-    assert view(changed(**trainer, **PENDING)).waiting[0].parallelism == 1
+    assert view(changed(**trainer, **PENDING)).waiting[0].parallelism == 8
 
 
 def test_only_an_attempt_that_stays_and_was_granted_indexes_can_grow() -> None:
