@@ -274,7 +274,8 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("build/demo"),
     parallelism: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Classify real wrist-sensor recordings (BasicMotions) from one command, and score the result."""
+    """Real wrist-sensor recordings (BasicMotions) classified from one command, and the result scored: by neighbours
+    (states), or told in words to a language model (activity)."""
     from jos.engine import Engine
 
     with told():
