@@ -26,7 +26,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from actors.engines import Answer, Place
+from actors.engines import Answer, Place, within
 from actors.prompts import TOKEN_BUDGET, Prompt, estimated, fitted
 from jos.records import RecordFailed
 from jos.worker import JobImpossible
@@ -240,7 +240,7 @@ def _authorization(variable: str | None, base_url: str) -> dict[str, str]:
             f"engine.api_key_env names {variable}, which is not set where the indexes run.",
             suggestion=f'Set {variable}="<base_url> <key>" there; with Ray Jobs, name it in JOS_PASS_ENV.',
         )
-    if not (base_url.rstrip("/") + "/").startswith(address.rstrip("/") + "/"):
+    if not within(base_url, address):
         raise JobImpossible(f"The key in {variable} is for another server than {base_url}.")
     return {"Authorization": f"Bearer {key.strip()}"}
 
