@@ -105,7 +105,9 @@ class NearestNeighbours:
         """What a query takes one CPU core, roughly; never timed, so that plans do not vary."""
         looked_at = len(self.labels) if self.approximate is None else self.approximate.looked_at
         each = 130e-9 if self.approximate is not None else 3.5e-9
-        return 4e-6 + (20e-9 if self.metric == "manhattan" else each) * looked_at * (1 + self.exact.dims / 128) / 2
+        return float(
+            4e-6 + (20e-9 if self.metric == "manhattan" else each) * looked_at * (1 + self.exact.dims / 128) / 2
+        )
 
     def settings(self) -> dict[str, Any]:
         """What `restore` needs besides the tensors, as JSON values."""
