@@ -16,7 +16,19 @@ from pathlib import Path
 
 from benchmarks.harness import RESULTS, ROOT, say
 
-NAMES = ("dispatch", "classify", "activity", "growth", "resume", "startup", "admission", "store", "api", "service")
+NAMES = (
+    "dispatch",
+    "classify",
+    "activity",
+    "knn",
+    "growth",
+    "resume",
+    "startup",
+    "admission",
+    "store",
+    "api",
+    "service",
+)
 README = Path(__file__).resolve().parent / "README.md"
 
 
