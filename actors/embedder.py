@@ -150,14 +150,15 @@ def _sample(recordings: Sequence[Floats], scaling: Scaling, window: int, step: i
         longest = max((rows.shape[1] for rows in recordings), default=0)
         raise ValueError(f"no window of {window} rows in {len(recordings)} recordings; the longest has {longest} rows")
     taken = [
-        (Windows(scaling.apply(rows), window, step)[:][::every], _whole(rows, window, step)[::every]) for rows in long
+        (Windows(scaling.apply(rows), window, step)[:][::every], whole_windows(rows, window, step)[::every])
+        for rows in long
     ]
     sample = np.concatenate([some for some, _ in taken])
     whole = np.concatenate([good for _, good in taken])
     return np.ascontiguousarray(sample[whole] if whole.any() else sample)
 
 
-def _whole(rows: Floats, window: int, step: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def whole_windows(rows: Floats, window: int, step: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which windows have no bad cell."""
     bad = np.concatenate([[0], np.cumsum(~np.isfinite(rows).all(0))])
     return np.asarray((bad[window:] - bad[:-window])[::step] == 0)

@@ -17,7 +17,7 @@ import torch
 
 from actors.head import Head, HeadSettings, HeadTraining
 from actors.knn import NearestNeighbours
-from actors.model_file import HEAD, KNN, Model, pack_model
+from actors.model_file import KNN, Model, pack_model
 from actors.preparation import EVAL, TRAIN, Embedded, Preparation
 from actors.scores import accuracy, macro_f1
 from jos.core.spans import cut
@@ -123,11 +123,11 @@ class HeadTrainer(Preparation):
         if self.best is None:
             return None
         head, self.best = self.best, None
-        return pack_model(_model(self, HEAD, head.settings(), head.tensors()))
+        return pack_model(_model(self, head.settings(), head.tensors()))
 
 
 class KnnTrainer(Preparation):
-    holds_out = False
+    holds_out, kind = False, KNN
 
     def begin(self, prepared: Sequence[Prepared]) -> None:
         self.train, self.validation = self.gather(prepared)
@@ -151,14 +151,17 @@ class KnnTrainer(Preparation):
             )
         except ValueError as error:
             raise JobImpossible(f"classifier_config cannot be used: {error}.") from None
+        if self.neighbours.note:
+            self.context.warn("training.no_index", self.neighbours.note)
 
     def steps(self) -> Plan:
         return Plan(bounds=[0, 1])
 
     def step(self, number: int) -> Mapping[str, float]:
-        """Metrics: references, how many vectors are kept; with evaluation files macro_f1 and accuracy on them."""
-        self.model = pack_model(_model(self, KNN, self.neighbours.settings(), self.neighbours.tensors()))
-        metrics = {"references": float(len(self.train))}
+        """Metrics: references, how many vectors are kept; recall, which share of the true neighbours is found among
+        them (1 but for very many); with evaluation files macro_f1 and accuracy on them."""
+        self.model = pack_model(_model(self, self.neighbours.settings(), self.neighbours.tensors()))
+        metrics = {"references": float(len(self.train)), "recall": self.neighbours.recall()}
         if not len(self.validation):
             return metrics
         queries = self.validation.rows.to(self.context.device)
@@ -178,12 +181,10 @@ class KnnTrainer(Preparation):
         return model
 
 
-def _model(
-    trainer: Preparation, kind: str, classifier: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
-) -> Model:
+def _model(trainer: Preparation, classifier: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Model:
     cutting = trainer.settings.cutting
     return Model(
-        kind=kind,
+        kind=trainer.kind,
         classes=tuple(trainer.classes),
         data_columns=cutting.data_columns,
         window_size=cutting.window,

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from actors.scores import accuracy, macro_f1
 
+LEAST_STEPS = 10  # of an epoch: where windows are few, so are the steps of a pass, and a head would learn nothing
+_BETTER = 0.98  # of the best loss: less, at the same macro-F1, is better too; a small validation is soon at 1.0
 _FORMAT = "jos.head-training.1"
 
 
@@ -103,7 +105,8 @@ class Head:
 class HeadTraining:
     """Trains a head. Steps are numbered from 0 and done in order.
 
-    improved  the last step ended an epoch with a new best on the validation: worth a checkpoint
+    improved  the last step ended an epoch with a new best macro-F1 on the validation, or the same with clearly less
+              loss: worth a checkpoint
     stopped   so many epochs brought nothing better: no further step is worth it
     """
 
@@ -131,14 +134,15 @@ class HeadTraining:
         self.labels, self.validation_labels = labels.to(device), validation_labels.to(device)
         self.truth = validation_labels.cpu().numpy()
         self.weight = _class_weights(labels, classes, settings.class_weights).to(device)
-        self.steps_per_epoch = -(-len(train) // settings.batch_size)
+        self.batch_size = min(settings.batch_size, len(train))
+        self.steps_per_epoch = max(LEAST_STEPS, -(-len(train) // self.batch_size))
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.layers = [layer.to(device).requires_grad_() for layer in _initial(train.shape[1], classes, settings, seed)]
         self.optimizer = torch.optim.AdamW(
             self.layers, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.order, self.order_of = torch.zeros(0, dtype=torch.int64), -1
-        self.done, self.best, self.since = 0, -1.0, 0
+        self.done, self.best, self.best_loss, self.since = 0, -1.0, math.inf, 0
         self.improved = self.stopped = False
 
     def step(self, number: int) -> dict[str, float]:
@@ -149,7 +153,7 @@ class HeadTraining:
         epoch, nth = divmod(number, self.steps_per_epoch)
         rate = self._rate(number)
         self.optimizer.param_groups[0]["lr"] = rate
-        batch = self._order(epoch)[nth * self.settings.batch_size : (nth + 1) * self.settings.batch_size]
+        batch = self._order(epoch)[nth * self.batch_size : (nth + 1) * self.batch_size]
         loss = self._gradients(batch)
         self.optimizer.step()
         self.done += 1
@@ -158,10 +162,12 @@ class HeadTraining:
         return metrics if nth + 1 < self.steps_per_epoch else {**metrics, **self._validate()}
 
     def _order(self, epoch: int) -> Tensor:
-        """All training rows in the order of this epoch, which seed and epoch decide."""
+        """All training rows in the order of this epoch, which seed and epoch decide; few are gone over repeatedly."""
         if self.order_of != epoch:
             generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
-            self.order = torch.randperm(len(self.train), generator=generator).to(self.device)
+            passes = max(1, -(-LEAST_STEPS * self.batch_size // len(self.train)))
+            order = [torch.randperm(len(self.train), generator=generator) for _ in range(passes)]
+            self.order = torch.cat(order)[: self.steps_per_epoch * self.batch_size].to(self.device)
             self.order_of = epoch
         return self.order
 
@@ -173,7 +179,7 @@ class HeadTraining:
             rows, labels = self.train[batch], self.labels[batch]
             loss = F.cross_entropy(_logits(rows, self.layers), labels, self.weight, label_smoothing=smooth)
             loss.backward()
-            return loss.item()
+            return float(loss.item())
         mine = batch[self.rank :: self.ranks]
         logits, labels = _logits(self.train[mine], self.layers), self.labels[mine]
         loss = F.cross_entropy(logits, labels, self.weight, label_smoothing=smooth, reduction="sum")
@@ -188,7 +194,7 @@ class HeadTraining:
         dist.all_reduce(flat)
         for gradient, sums in zip(gradients, flat[:-1].split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(sums.view_as(gradient))
-        return flat[-1].item()
+        return float(flat[-1].item())
 
     def _rate(self, number: int) -> float:
         settings = self.settings
@@ -200,11 +206,14 @@ class HeadTraining:
 
     def _validate(self) -> dict[str, float]:
         with torch.no_grad():
-            predicted = _logits(self.validation, self.layers).argmax(1).cpu().numpy()
+            logits = _logits(self.validation, self.layers)
+            loss = F.cross_entropy(logits, self.validation_labels).item()
+        predicted = logits.argmax(1).cpu().numpy()
         score = macro_f1(self.truth, predicted, self.classes)
-        self.improved = score > self.best
+        self.improved = score > self.best or (score == self.best and loss < _BETTER * self.best_loss)
         self.since = 0 if self.improved else self.since + 1
-        self.best = max(self.best, score)
+        if self.improved:
+            self.best, self.best_loss = score, loss
         self.stopped = self.since >= self.settings.patience
         return {"macro_f1": score, "accuracy": accuracy(self.truth, predicted)}
 
@@ -214,7 +223,7 @@ class HeadTraining:
         for at, layer in enumerate(self.layers):
             for name, value in self.optimizer.state.get(layer, {}).items():
                 tensors[f"optimizer.{at}.{name}"] = value.detach().cpu().contiguous()
-        state = {name: getattr(self, name) for name in ("done", "best", "since", "improved", "stopped")}
+        state = {name: getattr(self, name) for name in ("done", "best", "best_loss", "since", "improved", "stopped")}
         # one entry: several would stand in no fixed order, and the same state has the same bytes
         return save(tensors, {_FORMAT: json.dumps(state)})
 
@@ -260,6 +269,8 @@ def _check_data(train: Tensor, labels: Tensor, validation: Tensor, validation_la
 
 
 def _standard(train: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and scale so that a dimension has variance 1 on average. One scale for all: their sizes say what is
+    signal, and a dimension that hardly varies is mostly noise."""
     rows = train.double()
     spread = rows.var(0, correction=0)
     whole = spread.mean().sqrt().clamp(min=1e-12)

@@ -26,7 +26,7 @@ import torch
 from actors import csv_windows, encoders, knn
 from actors.choose import AUTO, Recording, choose
 from actors.csv_windows import Windows, count_windows
-from actors.embedder import BLOCK, Embedder, Recipe
+from actors.embedder import Embedder, Recipe
 from actors.fitting import encoder_of, shared, steady, tell_substitute
 from actors.head import Head
 from actors.knn import NearestNeighbours
@@ -173,6 +173,7 @@ class MachineStateWorker(Worker):
             metric=settings.metric,
             weights=settings.weights,
             normalize_embeddings=settings.normalize_embeddings,
+            index="exact",  # as the published versions promise, however many examples there are
         )
 
     def _embedder(self, references: Mapping[str, list[Floats]]) -> Embedder:
@@ -220,12 +221,10 @@ class MachineStateWorker(Worker):
         return self.reader.read(source, span)
 
     def compute(self, batch: Floats32) -> tuple[npt.NDArray[np.int64], Floats]:
-        block = BLOCK if self.context.device == "cpu" else len(batch)  # of a size that fits the cache
         with torch.inference_mode():
             embeddings = self.embedder.encode(torch.from_numpy(np.ascontiguousarray(batch)))
-            parts = [self.classifier.scores(some) for some in embeddings.split(block)]
-            state, score = (torch.cat(some).cpu().numpy() for some in zip(*parts, strict=True))
-        return state, score
+            state, score = self.classifier.scores(embeddings)
+        return state.cpu().numpy(), score.cpu().numpy()
 
     def write(
         self, source: Source, span: Span, data: Windows, results: list[tuple[npt.NDArray[np.int64], Floats]]

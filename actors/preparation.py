@@ -24,6 +24,7 @@ from actors.embedder import Embedder
 from actors.encoders import SHORTEST_WINDOW
 from actors.fitting import encoder_of, shared, steady, tell_substitute
 from actors.labelled import Cutting, Labelled, Sample, Use, label_of, no_window, sample, uses
+from actors.model_file import HEAD
 from actors.window_reader import WindowReader
 from jos.core.spans import cut
 from jos.worker import JobImpossible, Output, Plan, Prepared, Source, Span, Trainer
@@ -81,10 +82,12 @@ class Embedded:
 
 
 class Preparation(Trainer):
-    """Base of the trainings. `holds_out`: without evaluation files some of the training data validates."""
+    """Base of the trainings. `holds_out`: without evaluation files some of the training data validates. `kind`: of the
+    classifier that the embeddings are for."""
 
     batch_size = CALL
     holds_out = True
+    kind = HEAD
 
     def setup(self) -> None:
         self.settings = Settings.of(self.context.config)
@@ -138,6 +141,7 @@ class Preparation(Trainer):
                 encoder=settings.encoder,
                 seed=settings.seed,
                 device=self.context.device,
+                classifier=self.kind,
             )
             rows = [recording.rows for recording in files.train]
             return Embedder.fit(recipe, rows, window, step, device=self.context.device)

@@ -41,8 +41,9 @@ def fine_tune(lab: Lab, pipeline: str = "fine-tuning-omega", parallelism: int = 
         "train_data": recordings(lab.folder / "train", 4, 1),
         "eval_data": recordings(lab.folder / "eval", 2, 2),
     }
-    trained = {"train_config": {"epochs": 200, "patience": 200}, "batch_size": 8} if "knn" not in pipeline else {}
-    config = {"model_type": "stats", "reader_config": WINDOWS, "seed": 3, **trained, **config}
+    slowly = {"epochs": 100, "patience": 100, "learning_rate": 1e-4, "hidden": 32}  # many rises
+    trained = {} if "knn" in pipeline else {"train_config": slowly}
+    config = {"model_type": "stats", "reader_config": WINDOWS, "batch_size": 8, "seed": 3, **trained, **config}
     return lab.engine.submit(build(pipeline, inputs, {"worker": {"config": config}}, parallelism=parallelism)).id
 
 
@@ -57,9 +58,9 @@ def test_a_training_killed_at_any_step_leaves_the_very_same_checkpoints(lab: Lab
     calm, hurt = fine_tune(lab), fine_tune(lab, parallelism=1)  # and however many indexes prepare it
     lab.complete(calm)
     chance = random.Random(4)
-    for what in ("driver", "index", "driver"):
+    for what in ("index", "driver"):
         driver = lab.resume(hurt)
-        lab.wait_for_tasks(hurt, lab.tasks_done(hurt) + chance.randrange(1, 600))
+        lab.wait_for_tasks(hurt, lab.tasks_done(hurt) + chance.randrange(1, 1500))
         if what == "index":
             [pid] = until(lambda: [p for e in lab.events(hurt, "index.started") if alive(p := e.payload["pid"])])
             kill(pid)
@@ -71,7 +72,7 @@ def test_a_training_killed_at_any_step_leaves_the_very_same_checkpoints(lab: Lab
     assert len(undisturbed) >= 3
     scores = [score for _, (score, _) in sorted(undisturbed.items())]
     assert scores == sorted(set(scores))  # each is a rise
-    assert len(lab.attempts(hurt)) == 4
+    assert len(lab.attempts(hurt)) == 3
 
 
 def test_bad_windows_are_told_and_the_training_goes_on_without_them(lab: Lab) -> None:
@@ -85,7 +86,7 @@ def test_bad_windows_are_told_and_the_training_goes_on_without_them(lab: Lab) ->
     assert "idle_0.csv row 31 (line 32), column 'a': 'x" in failed.message
     assert len(lab.events(job_id, "model.substituted")) == 1
     [checkpoint] = lab.engine.checkpoints(job_id)
-    assert checkpoint.metrics == {"references": 12 * 23 - 8}
+    assert checkpoint.metrics == {"references": 12 * 23 - 8, "recall": 1.0}
 
 
 def test_what_cannot_be_trained_fails_at_once_with_the_reason(lab: Lab) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from actors.head import Head, HeadSettings, HeadTraining
+from actors.head import LEAST_STEPS, Head, HeadSettings, HeadTraining
 from actors.scores import accuracy, macro_f1
 
 torch.set_num_threads(1)  # tests run side by side
@@ -54,19 +54,28 @@ def test_learns(hidden: int) -> None:
 
 
 def test_scores_come_at_the_end_of_each_epoch_only() -> None:
-    trained = training()
-    assert (trained.steps_per_epoch, trained.total_steps) == (6, 72)
+    trained = training(HeadSettings(epochs=5, batch_size=8))
+    assert (trained.steps_per_epoch, trained.total_steps) == (12, 60)
     metrics = run(trained)
-    assert [at for at, some in enumerate(metrics) if "macro_f1" in some] == list(range(5, 72, 6))
+    assert [at for at, some in enumerate(metrics) if "macro_f1" in some] == list(range(11, 60, 12))
     assert all(set(some) >= {"loss", "learning_rate"} for some in metrics)
 
 
 def test_the_rate_warms_up_and_falls() -> None:
     rates = [some["learning_rate"] for some in run(training(HeadSettings(epochs=10, batch_size=16, warmup=0.1)))]
-    assert rates.index(max(rates)) == 6
-    assert rates[:7] == sorted(rates[:7])
-    assert rates[6:] == sorted(rates[6:], reverse=True)
-    assert rates[-1] < 0.01 * rates[6]
+    assert rates.index(max(rates)) == 10
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.01 * rates[10]
+
+
+def test_an_epoch_of_few_windows_goes_over_them_until_there_are_steps_enough() -> None:
+    trained = training(count=12)
+    assert trained.steps_per_epoch == LEAST_STEPS
+    seen = trained._order(0)
+    assert len(seen) == LEAST_STEPS * 12
+    assert torch.equal(seen.bincount(), torch.full((12,), LEAST_STEPS))
+    assert not torch.equal(seen, trained._order(1))
 
 
 @pytest.mark.parametrize("hidden", [0, 8])
@@ -120,12 +129,26 @@ def test_stops_when_nothing_gets_better() -> None:
     trained = training(HeadSettings(epochs=500, batch_size=90, patience=4))
     improved = []
     for number in range(trained.total_steps):
-        trained.step(number)
-        improved.append(trained.improved)
+        if "macro_f1" in trained.step(number):
+            improved.append(trained.improved)
+        else:
+            assert not trained.improved
         if trained.stopped:
             break
-    assert len(improved) == max(at for at, better in enumerate(improved) if better) + 5
+    assert len(improved) == max(at for at, better in enumerate(improved) if better) + 5 < 100
     assert improved[0]
+
+
+def test_at_the_same_macro_f1_a_clearly_lower_loss_is_better() -> None:
+    """Or the first epoch that gets a small validation right would be the last to count."""
+    rows, labels = embeddings(60)
+    validation = 5 * torch.eye(3, 12)
+    trained = HeadTraining(rows, labels, validation, torch.arange(3), 3, SMALL, 0)
+    better = [
+        some["macro_f1"] for number in range(100) if "macro_f1" in (some := trained.step(number)) and trained.improved
+    ]
+    assert better[0] == 1
+    assert len(better) > 3
 
 
 def test_a_class_that_validation_lacks_does_no_harm() -> None:

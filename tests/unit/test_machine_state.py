@@ -350,7 +350,7 @@ def test_an_automatic_choice_is_made_once_for_all_indexes() -> None:
 def test_classes_may_have_several_files_and_short_ones_among_them() -> None:
     more = Memory(table(5, 0, 3), "short.csv", "inp_short", {"class": "high"})
     worker = make([LOW, HIGH, more, Memory(HIGH.data, "h2.csv", "inp_h2", {"class": "high"})])
-    assert len(worker.classifier.references) == 3 * 45
+    assert len(worker.classifier.tensors()["references"]) == 3 * 45
     assert worker.classes == ["high", "low, slow"]
 
 
