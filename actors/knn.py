@@ -61,10 +61,16 @@ class NearestNeighbours:
         if wanted and not self.note:
             self.approximate = InvertedIndex(self.exact, trained)
 
+    @property
+    def references(self) -> Tensor:
+        """(n, dims) float32, as given."""
+        return self.exact.references
+
     def scores(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """(class per query, score per query and class). Scores sum to 1. Of classes with equal scores the one
         with the nearest member wins."""
-        distance, index = self._nearest(queries, self.weights == "distance")
+        search, weighted = self.approximate or self.exact, self.weights == "distance"
+        distance, index = search.nearest(queries, weighted, None if weighted else self.labels)
         if self.weights == "uniform":
             weight = torch.ones_like(distance)
         else:
@@ -82,10 +88,7 @@ class NearestNeighbours:
 
     def neighbours(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Distances (float64) and numbers of the k nearest references of each query (n, dims), nearest first."""
-        return self._nearest(queries, True)
-
-    def _nearest(self, queries: Tensor, distances: bool) -> tuple[Tensor, Tensor]:
-        return (self.approximate or self.exact).nearest(queries, distances)
+        return (self.approximate or self.exact).nearest(queries)
 
     def recall(self) -> float:
         """Which share of the true neighbours is found, measured on a sample of the references, each apart from

@@ -81,42 +81,56 @@ class ExactSearch:
             return exact / exact.norm(dim=1, keepdim=True).clamp(min=1e-30)
         return exact if self.centre is None else exact - self.centre
 
-    def nearest(self, queries: Tensor, distances: bool = True) -> tuple[Tensor, Tensor]:
+    def nearest(self, queries: Tensor, distances: bool = True, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(distances, numbers) of the k nearest references of each of the queries (n, dims), nearest first. Without
-        `distances` they are left out where the order is certain without them: what stands there means nothing."""
+        `distances` they are left out where the order is certain without them: what stands there means nothing. With
+        `labels` (one a reference) an order is certain enough if that of the labels is, and only they are right."""
         queries = queries.float()
         large = 1 if queries.device.type == "cpu" else 64
         block = min(max(len(queries), 1), BLOCK * large)
         chunk = max(KEYS * large // block // GROUP, self.k) * GROUP
-        parts = [self._block(some, chunk, distances) for some in queries.split(block)]
+        parts = [self._block(some, chunk, distances, labels) for some in queries.split(block)]
         distance = torch.cat([part[0] for part in parts])
         return (distance.sqrt() if self.metric == "euclidean" else distance), torch.cat([part[1] for part in parts])
 
-    def _block(self, queries: Tensor, chunk: int, distances: bool) -> tuple[Tensor, Tensor]:
-        return self._decide(queries, self._candidates(queries, chunk), distances)
+    def _block(self, queries: Tensor, chunk: int, distances: bool, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._decide(queries, self._candidates(queries, chunk), distances, labels)
 
     def choose(
-        self, queries: Tensor, sizes: Tensor, rows: Tensor, numbers: Tensor, keys: Tensor, distances: bool
+        self,
+        queries: Tensor,
+        sizes: Tensor,
+        pairs: tuple[Tensor, Tensor, Tensor],
+        distances: bool,
+        labels: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """(distances, squared for euclidean; numbers) of the k nearest of each query, if only those pairs are looked
-        at whose keys are given: at least k of each row, and rows ascend."""
+        """(distances, squared for euclidean; numbers) of the k nearest of each query, if only those `pairs` are looked
+        at: their rows, which ascend, numbers and keys; at least k of each row."""
+        rows, numbers, keys = pairs
         places = _places(rows, len(queries))
         table = torch.full((len(queries), int(places.amax()) + 1), math.inf)
         table[rows, places] = keys
         last = _smallest(table, self.k)[:, -1].double()
         doubt = 2 * self._error(sizes, last)
         near = (~(keys > (last + doubt).float()[rows])).nonzero()[:, 0]
-        return self._decide(queries, Candidates(rows[near], numbers[near], keys[near], doubt), distances)
+        found = Candidates(rows[near], numbers[near], keys[near], doubt)
+        return self._decide(queries, found, distances, labels)
 
-    def _decide(self, queries: Tensor, found: Candidates, distances: bool) -> tuple[Tensor, Tensor]:
+    def _decide(
+        self, queries: Tensor, found: Candidates, distances: bool, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         numbers, keys = self._table(found, len(queries))
         if distances:
             return self._ranked(queries, numbers)
         keys, order = keys.double().sort(dim=1, stable=True)
-        ranked = numbers.gather(1, order[:, : self.k])
-        gaps = keys.diff()[:, : self.k]
-        doubtful = (~(gaps > found.doubt[:, None]).all(1)).nonzero()[:, 0]
-        keys = keys[:, : self.k]
+        order, gaps = order[:, : self.k + 1], keys.diff()[:, : self.k]
+        ranked, keys = numbers.gather(1, order), keys[:, : self.k]
+        certain = gaps > found.doubt[:, None]
+        if labels is not None:
+            known = labels[ranked.clamp(max=self.count - 1)]
+            certain |= (known[:, 1:] == known[:, :-1]) & gaps.isfinite()
+        ranked = ranked[:, : self.k]
+        doubtful = (~certain.all(1)).nonzero()[:, 0]
         if len(doubtful):
             keys[doubtful], ranked[doubtful] = self._ranked(queries[doubtful], numbers[doubtful])
         return keys, ranked
@@ -297,7 +311,8 @@ def _below(keys: Tensor, groups: Tensor, threshold: Tensor) -> tuple[Tensor, Ten
     width = groups.shape[1]
     if keys.shape[1] == width:
         return rows, columns, keys[rows, columns]
-    members = keys.unflatten(1, (-1, width)).transpose(1, 2)[rows, columns]
+    first = rows * keys.shape[1] + columns
+    members = keys.flatten().take(first[:, None] + torch.arange(0, keys.shape[1], width, device=keys.device))
     at, member = _where(~(members > threshold[rows, None]))
     return rows[at], member * width + columns[at], members[at, member]
 

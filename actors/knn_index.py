@@ -66,34 +66,35 @@ class InvertedIndex:
         """`index.centres` (lists, dims) float32 and `index.lists` (n,) int32: the list of each reference."""
         return {"index.centres": self.centres, "index.lists": self.list_of}
 
-    def nearest(self, queries: Tensor, distances: bool = True) -> tuple[Tensor, Tensor]:
+    def nearest(self, queries: Tensor, distances: bool = True, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As ExactSearch.nearest, of the references in the lists looked at."""
         queries = queries.float()
         block = max(1, min(BLOCK, KEYS // (4 * self.looked_at)))
-        parts = [self._block(some, distances) for some in queries.split(block)]
+        parts = [self._block(some, distances, labels) for some in queries.split(block)]
         distance, numbers = (torch.cat([part[at] for part in parts]) for at in (0, 1))
         return (distance.sqrt() if self.search.metric == "euclidean" else distance), numbers
 
-    def _block(self, queries: Tensor, distances: bool) -> tuple[Tensor, Tensor]:
+    def _block(self, queries: Tensor, distances: bool, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         singles, sizes = self.search.prepared(queries)
         lists = self.coarse.nearest(singles, False)[1]
         counts = self.sizes[lists].sum(1)
         short = (counts < self.search.k).nonzero()[:, 0]
         if len(short):  # too little there to choose from
-            return self._with_exact(queries, short, distances)
-        rows, numbers, keys = self._looked_at(singles, lists, counts)
-        return self.search.choose(queries, sizes, rows, numbers, keys, distances)
+            return self._with_exact(queries, short, distances, labels)
+        return self.search.choose(queries, sizes, self._looked_at(singles, lists, counts), distances, labels)
 
-    def _with_exact(self, queries: Tensor, short: Tensor, distances: bool) -> tuple[Tensor, Tensor]:
+    def _with_exact(
+        self, queries: Tensor, short: Tensor, distances: bool, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """`short` queries by the exact search, the others as ever."""
         there = torch.ones(len(queries), dtype=torch.bool).index_fill(0, short, False)
         distance = torch.empty(len(queries), self.search.k, dtype=torch.float64)
         numbers = torch.empty(len(queries), self.search.k, dtype=torch.int64)
-        exact = self.search.nearest(queries[short], distances)
+        exact = self.search.nearest(queries[short], distances, labels)
         distance[short] = exact[0].square() if self.search.metric == "euclidean" else exact[0]
         numbers[short] = exact[1]
         if there.any():
-            distance[there], numbers[there] = self._block(queries[there], distances)
+            distance[there], numbers[there] = self._block(queries[there], distances, labels)
         return distance, numbers
 
     def _looked_at(self, singles: Tensor, lists: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

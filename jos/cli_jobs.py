@@ -17,7 +17,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jos.cli_engine import JobName, Parallelism, PipelineKey, PipelineVersion, Priority, RequestFile, Sets, request_of
+from jos.cli_engine import (
+    JobName,
+    Parallelism,
+    PipelineKey,
+    PipelineVersion,
+    Priority,
+    RequestFile,
+    Sets,
+    classify_line,
+    request_of,
+    tell_model,
+)
 from jos.cli_where import dump, somewhere
 from jos.core.errors import BadRequest, NotFound
 from jos.core.model import JobRequest, Status
@@ -154,7 +165,10 @@ def _ended(job: Job, paths: list[Path], download: Path | None, as_json: bool) ->
         emit({**dump(job.record), "outputs": [str(p) for p in paths]})
     else:
         out.print(summary(job.record))
-        if download:
+        models = job.checkpoints() if good and job.record.pipeline_type == "training" else []
+        if models:
+            tell_model(models[-1], _line(classify_line("submit", models[-1].id)))
+        elif download:
             out.print(f"{len(paths)} outputs are in {download}/", highlight=False)
         elif good:
             out.print(f"outputs: {_line(f'outputs {job.id} --download DIR')}", highlight=False)

@@ -1,10 +1,11 @@
-"""`jos pipelines` and `jos schema`: what can be run, what it takes, and an author's checks.
+"""`jos pipelines` and `jos schema`: what can be run, what it takes, and an author's first steps and checks.
 
-May import: jos.registry, jos.client, jos.terminal. Tests: tests/e2e/test_doors.py.
+May import: jos.registry, jos.skeleton, jos.client, jos.terminal. Tests: tests/e2e/test_doors.py, test_pipelines_doc.py.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from jos.settings import Settings
+from jos.skeleton import Kind, module_of, write_skeleton
 from jos.terminal import EXIT_FAULT, AsJson, columns, connected, emit, out, server_meant, told
 
-pipelines_app = typer.Typer(help="List pipelines, or check a template of your own.", invoke_without_command=True)
+pipelines_app = typer.Typer(help="List pipelines, or begin and check one of your own.", invoke_without_command=True)
 
 
 @pipelines_app.callback()
@@ -42,6 +44,50 @@ def _all(as_json: bool) -> list[dict[str, Any]]:
     from jos.wiring import open_registry
 
     return [p.model_dump(mode="json", by_alias=True) for p in open_registry(Settings()).list()]
+
+
+@pipelines_app.command("new")
+def new(
+    key: Annotated[str, typer.Argument(metavar="NAME", help="The pipeline's key, such as word-count.")],
+    kind: Annotated[
+        Kind, typer.Option(help="records: JSON lines in and out; worker: full control; trainer: trains a model.")
+    ] = Kind.RECORDS,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write it; may hold other pipelines. Default: a new folder NAME.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin a pipeline of your own: a worker, its template, a test and a first job, all of which work."""
+    with told(as_json):
+        folder = folder if folder is not None else Path(key)
+        files = write_skeleton(key, kind, folder)
+        steps = ["pytest", "jos pipelines check pipelines", f"jos run pipelines/{key}/examples/job.yaml"]
+        steps = ["export JOS_PIPELINES=$PWD/pipelines", *steps]
+        if folder.resolve() != Path.cwd():
+            steps.insert(0, f"cd {shlex.quote(str(folder))}")
+        if as_json:
+            emit({"folder": str(folder), "files": [str(file) for file in files], "next": steps})
+            return
+        table = columns("file", "holds")
+        for file in files:
+            table.add_row(str(file), _holds(file, module_of(key)))
+        out.print(table)
+        out.print("\nnext:")
+        for step in steps:
+            out.print(f"  {step}", markup=False, highlight=False)
+
+
+def _holds(file: Path, module: str) -> str:
+    """What a file of a new pipeline is for."""
+    if file.parent.name == "examples":
+        return "a first job" if file.suffix == ".yaml" else "its input"
+    match file.suffix:
+        case ".py":
+            return "the work" if file.stem == module else "its test"
+        case ".yaml":
+            return "what it takes, needs and gives"
+        case _:
+            return "what those who run it should know"
 
 
 @pipelines_app.command("check")

@@ -149,5 +149,5 @@ def _run_file(worker: Worker, source: Source, outputs: Outputs) -> tuple[Plan, d
 
 def _keep(plan: Plan, source: LocalFile, part: int, body: bytes, outputs: Outputs) -> None:
     if plan.output_name is not None:
-        name = plan.output_name.format(input_id=source.id, stem=source.path.stem, part=part)
+        name = plan.output_name.format(input_id=source.id, file_uid=source.path.stem, stem=source.path.stem, part=part)
         outputs.files[name] = plan.header + body

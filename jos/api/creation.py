@@ -161,6 +161,7 @@ def _of_file(parts: Service, port: str, ref: InputRef, file: File, tracked: bool
         url=parts.storage.location(file.key),
         filename=file.name,
         file_id=file.name,
+        file_uid=file.uid,
         num_bytes=file.num_bytes,
         fingerprint=file.fingerprint,
         metadata=ref.metadata,

@@ -149,7 +149,7 @@ class Driver:
             for task in telling:
                 task.cancel()
             if hasattr(self, "pool"):
-                self.pool.close()
+                await self.pool.close()
 
     async def _open(self) -> None:
         """The log, claimed: from here on any older driver fails at its next entry."""
@@ -407,7 +407,7 @@ class Driver:
         if running:
             await self._settled(outcome)
         if hasattr(self, "pool"):
-            self.pool.close()  # the last word frees the job's capacity: its indexes must be gone by then
+            await self.pool.close()  # the last word frees the job's capacity: its indexes must be gone by then
         if outcome.ending is Ending.COMPLETED:
             outcome = self._verdict()
         return await self._last_word(outcome)

@@ -28,6 +28,8 @@ class IndexConfig:
     device: str
     threads: int
     import_paths: tuple[str, ...] = ()  # where to look for the worker's module
+    rank: int = 0  # among those that do each step of a training together (jos.driver.group)
+    ranks: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The Ray side of indexes: starts actors, sends them leases, tells of their deaths.
 
 Actors are plain, with no restarts and no retries of Ray's own: the driver sees a death within milliseconds, and the
-brain (jos.core.dispatch) decides. May import: ray, jos.core, jos.driver.index. Tests: tests/integration/test_driver.py.
+brain (jos.core.dispatch) decides.
+May import: ray, jos.core, jos.driver.{index,group,rank}. Tests: tests/integration/test_driver.py, test_group.py.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from ray.exceptions import RayError
 from jos.core.errors import JosError
 from jos.core.model import Resources
 from jos.core.stimuli import IndexDown, IndexUp, LeaseDone, Placed, Push, StartIndex, Stimulus, StopIndex
+from jos.driver.group import Group
 from jos.driver.index import Index
 from jos.driver.messages import IndexConfig, LeaseReply, Ready
+from jos.driver.rank import LEFTOVER_SECONDS, release_all
 
 log = structlog.get_logger()
 
@@ -55,6 +58,7 @@ class Pool:
         self.actors: dict[tuple[int, int], Any] = {}
         self.unwanted: set[tuple[int, int]] = set()  # stopped before they were started
         self.started = 0
+        self.grouped = False
         self.tasks: set[asyncio.Task[None]] = set()
 
     def start(self, what: StartIndex) -> None:
@@ -66,12 +70,13 @@ class Pool:
             if (what.index, what.life) in self.unwanted:
                 return
         config = replace(self.template, index=what.index, life=what.life)
-        self.started += 1
+        self.started += what.group
         actor = self._actor(config, what.group)
         self.actors[what.index, what.life] = actor
         try:
-            placed, up = actor.__ray_ready__.remote(), actor.ready.remote()
-            await placed  # a node has room for it, and its process runs
+            up = actor.ready.remote()
+            # a node has room for it, and its process runs; or those of all its ranks
+            await (actor.__ray_ready__ if what.group == 1 else actor.placed).remote()
             self.tell(Placed(what.index, what.life))
             ready: Ready = await up
         except RayError as error:
@@ -86,7 +91,10 @@ class Pool:
     def _actor(self, config: IndexConfig, group: int) -> Any:
         if group == 1:
             return ray.remote(**self.options)(Index).remote(config)
-        raise NotImplementedError
+        self.grouped = True
+        # it holds nothing itself: its ranks do. Each of them has calls of its own under way
+        options = self.options | {"num_cpus": 0, "num_gpus": 0, "memory": 0, "accelerator_type": None}
+        return ray.remote(**options | {"max_concurrency": 1000})(Group).remote(config, group)
 
     def push(self, what: Push) -> None:
         self._spawn(self._push(what))
@@ -135,11 +143,15 @@ class Pool:
             with contextlib.suppress(RayError):  # already dead is as good
                 ray.kill(actor, no_restart=True)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for index, life in list(self.actors):
             self._kill(index, life)
         for task in self.tasks:
             task.cancel()
+        if self.grouped:  # what it held is not free by itself before this process leaves Ray
+            with contextlib.suppress(TimeoutError):  # the last word does not wait for a Ray that is gone
+                await asyncio.wait_for(asyncio.to_thread(release_all), 2 * LEFTOVER_SECONDS)
+            self.grouped = False
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -157,7 +169,7 @@ def _reason(error: RayError) -> str:
     """Ray's many-line report as the one line that tells people what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if "creation task" in lines[0] or isinstance(error, ray.exceptions.RayTaskError):
-        return lines[-1][:500]  # a traceback
+        return lines[-1].removeprefix("jos.driver.group.GroupLost: ")[:500]  # a traceback
     if any("exits with a connection error" in line for line in lines):  # how Ray sees a death without a word
         pid = next((line for line in lines if line.startswith("pid: ")), "")
         return f"its process{pid.replace('pid:', '')} died: it was killed, crashed, or the machine ran out of memory"

@@ -127,7 +127,8 @@ def test_every_object_of_another_organisation_is_404_on_every_route(shared_api: 
     upload = api.call("POST", "/files/uploads/initiate", json={"filename": "big.csv", "num_bytes": 10})
     key_id = api.get("/keys")["keys"][0]["id"]
     objects = {
-        "job_id": job_id, "fine_tuning_job_id": training.replace("job_", "ftj_"), "pipeline_id": pipeline, "file_id": name, "upload_id": upload["upload_id"], "key_id": key_id,
+        "fine_tuning_job_id": training.replace("job_", "ftj_"),
+        "job_id": job_id, "pipeline_id": pipeline, "file_id": name, "upload_id": upload["upload_id"], "key_id": key_id,
     }  # fmt: skip
     theirs = api.as_(api.make_key("org_b", "admin"))
     tried = 0

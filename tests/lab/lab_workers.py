@@ -190,3 +190,50 @@ class TwoStageTrain(Trainer):
 
     def checkpoint(self) -> bytes | None:
         return b"mean %r" % self.mean if self.epoch_ended else None
+
+
+class TrainTogether(Trainer):
+    """Linear regression in torch, with momentum. Each rank takes its share of a step's rows; the gradients are
+    added up over all, so that any number of ranks comes to the same weights."""
+
+    def setup(self) -> None:
+        import torch
+
+        config = self.context.config
+        self.total, self.every, self.group = (int(config[name]) for name in ("steps", "span_steps", "group"))
+        self.seconds, self.seed = float(config["seconds"]), int(config["seed"])
+        self.trace, self.fail = str(config["trace"]), str(config["fail"])
+        made = torch.Generator().manual_seed(self.seed)
+        self.rows = torch.randn(256, 8, generator=made, dtype=torch.float64)
+        self.wanted = self.rows @ torch.arange(8, dtype=torch.float64)
+        self.weights, self.momentum = torch.zeros(2, 8, dtype=torch.float64)
+
+    def steps(self) -> Plan:
+        return Plan(cut(self.total, self.every), group=self.group)
+
+    def step(self, number: int) -> Mapping[str, float]:
+        import torch
+
+        rank, ranks = self.context.rank, self.context.ranks
+        if self.trace:
+            with open(self.trace, "a") as trace:
+                trace.write(f"{rank} {os.getpid()} {number}\n")
+        if self.fail == str(rank) and number == self.total - 1:
+            raise ValueError("this step is poison")
+        time.sleep(self.seconds)
+        batch = torch.randperm(256, generator=torch.Generator().manual_seed(self.seed + number))[:32]
+        mine = batch[rank::ranks]
+        gradient = self.rows[mine].T @ (self.rows[mine] @ self.weights - self.wanted[mine]) / len(batch)
+        if ranks > 1:
+            torch.distributed.all_reduce(gradient)
+        self.momentum = 0.9 * self.momentum + gradient
+        self.weights = self.weights - 0.05 * self.momentum
+        return {"norm": float(self.weights.norm()), "ranks": ranks}
+
+    def save(self) -> bytes:
+        return orjson.dumps([self.weights.tolist(), self.momentum.tolist()])
+
+    def load(self, state: bytes) -> None:
+        import torch
+
+        self.weights, self.momentum = (torch.tensor(v, dtype=torch.float64) for v in orjson.loads(state))

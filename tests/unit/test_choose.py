@@ -60,6 +60,27 @@ def test_validation_recordings_decide_where_there_are_enough() -> None:
     assert choose(train, validation, **FAST).scaling != "global"  # type: ignore[arg-type]
 
 
+def once(rate: float, level: float) -> list[Recording]:
+    """Each class recorded once, at a level of its own; the shapes differ by `rate`."""
+    return [recording("slow", 0, rows=600, rate=0.3), recording("fast", 1, rows=600, rate=0.3 + rate, level=level)]
+
+
+def test_levels_of_classes_recorded_once_do_not_count_where_shapes_do_as_well() -> None:
+    assert choose(once(0.9, 60), [], **FAST).scaling != "global"  # type: ignore[arg-type]
+    assert choose(once(0.0, 60), [], **FAST).scaling == "global"  # type: ignore[arg-type]
+
+
+def test_a_few_windows_more_are_no_reason_to_leave_the_default() -> None:
+    """Windows that overlap are not so many observations."""
+    trial = choosing._Trial(by_level(range(2)), [], (WINDOW, 2, 0), "knn", "cpu")
+    first, second = Recipe("stats", "global"), Recipe("stats", "centred")
+    trial.known = {first: 0.93, second: 0.95}
+    trial.independent = 50
+    assert trial.best([first, second]) == first
+    trial.independent = 5000
+    assert trial.best([first, second]) == second
+
+
 def test_the_same_recordings_give_the_same_choice() -> None:
     train = by_shape(range(3), 20)
     found = {choose(train, [], window=WINDOW, step=6, scaling="global") for _ in range(2)}
@@ -133,7 +154,7 @@ def test_its_cost_does_not_grow_with_the_data(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(choosing, "_tried", counted)
     choose([recording(label, n, rows=40_000) for n in range(3) for label in "ab"], [], **FAST)  # type: ignore[arg-type]
-    assert len(sizes) == choosing.FOLDS * len(SCALINGS) - len(SCALINGS)  # three recordings of each class
+    assert len(sizes) == 3 * len(SCALINGS)  # three recordings of each class
     assert max(fit for fit, _ in sizes) <= choosing.MOST
     assert max(held for _, held in sizes) <= choosing.MOST / 3 + 1
 

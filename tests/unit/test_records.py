@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from hypothesis import strategies as st
 from jos.records import RecordFailed, RecordWorker, scan
 from jos.testing import LocalFile, run_worker
 from jos.worker import InputInvalid, Span
-
-EXAMPLE = Path(__file__).parents[2] / "docs" / "example"
 
 
 class Double(RecordWorker):
@@ -77,15 +74,3 @@ def test_what_is_no_text_is_refused_with_the_reason(tmp_path: Path, content: byt
     file.write_bytes(content)
     with pytest.raises(InputInvalid, match=what):
         run_worker(Double, [file])
-
-
-def test_the_documented_example_does_what_its_page_says() -> None:
-    sys.path.insert(0, str(EXAMPLE))
-    try:
-        from word_count import WordCount
-    finally:
-        sys.path.remove(str(EXAMPLE))
-    texts = EXAMPLE / "pipelines" / "word-count" / "examples" / "texts.jsonl"
-    outputs = run_worker(WordCount, [texts], config={"shortest": 3})
-    answers = [orjson.loads(line) for line in outputs.files["inp_texts_output.jsonl"].splitlines()]
-    assert [a.get("words") for a in answers] == [4, 0, None]
