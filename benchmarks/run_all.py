@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.harness import RESULTS, ROOT, say
 
-NAMES = ("dispatch", "classify", "growth", "resume", "startup", "admission", "store", "api", "service")
+NAMES = ("dispatch", "classify", "growth", "resume", "startup", "admission", "store", "api", "service", "knn")
 README = Path(__file__).resolve().parent / "README.md"
 
 
