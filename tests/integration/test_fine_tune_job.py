@@ -7,12 +7,17 @@ import csv
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from jobs_lab import Lab, alive, kill, until
 
+from actors.fine_tune import HeadTrainer
+from actors.model_file import unpack_model
 from jos.core.model import Status
 from jos.request import build
+from jos.testing import LocalFile, run_worker
 
 LEVELS = {"idle": 0.0, "slow": 0.25, "fast": 0.5}
 WINDOWS = {"data_columns": ["a", "b"], "window_size": 16, "step_size": 2}
@@ -33,15 +38,25 @@ def recordings(folder: Path, count: int, seed: int, rows: int = 60, apart: float
     return made
 
 
-def fine_tune(lab: Lab, parallelism: int) -> str:
-    """A job, PENDING: some seconds of training in 20 spans, in which the score rises often."""
-    inputs = {
+SLOWLY: dict[str, Any] = {
+    "model_type": "stats",
+    "reader_config": WINDOWS,
+    "batch_size": 8,
+    "seed": 3,
+    "train_config": {"epochs": 100, "patience": 100, "learning_rate": 1e-4, "hidden": 32},
+}
+
+
+def labelled(lab: Lab) -> dict[str, list[tuple[Path, str]]]:
+    return {
         "train_data": recordings(lab.folder / "train", 4, 1),
         "eval_data": recordings(lab.folder / "eval", 2, 2),
     }
-    slowly = {"epochs": 100, "patience": 100, "learning_rate": 1e-4, "hidden": 32}
-    config = {"model_type": "stats", "reader_config": WINDOWS, "batch_size": 8, "seed": 3, "train_config": slowly}
-    request = build("fine-tuning-omega", inputs, {"worker": {"config": config}}, parallelism=parallelism)
+
+
+def fine_tune(lab: Lab, parallelism: int) -> str:
+    """A job, PENDING: some seconds of training in 20 spans, in which the score rises often."""
+    request = build("fine-tuning-omega", labelled(lab), {"worker": {"config": SLOWLY}}, parallelism=parallelism)
     return lab.engine.submit(request).id
 
 
@@ -88,6 +103,23 @@ def test_a_training_killed_at_any_step_leaves_the_very_same_checkpoints(lab: Lab
     assert len(set(scores)) >= 3
     assert len(lab.attempts(hurt)) == 3
     assert hits(lab, lab.engine.checkpoints(hurt)[-1].id) > 0.5
+
+
+def test_two_indexes_that_do_each_step_together_come_to_the_head_of_one(lab: Lab) -> None:
+    config = SLOWLY | {"batch_size": 32, "train_config": {"epochs": 4, "ranks": 2}}
+    request = build("fine-tuning-omega", labelled(lab), {"worker": {"config": config}}, parallelism=2)
+    job_id = lab.engine.submit(request).id
+    lab.complete(job_id)
+    scattered = {
+        f"worker.{port}": [LocalFile(path, {"class": label}) for path, label in files]
+        for port, files in labelled(lab).items()
+    }
+    alone = run_worker(HeadTrainer, config=config, scattered=scattered)  # type: ignore[arg-type]
+    assert sorted(models(lab, job_id)) == sorted(alone.checkpoints)
+    for step, (_, data) in models(lab, job_id).items():
+        together, single = (unpack_model(some, "it").classifier_tensors for some in (data, alone.checkpoints[step]))
+        assert together.keys() == single.keys()
+        assert all(torch.allclose(together[name], single[name], atol=1e-5) for name in single)
 
 
 def test_bad_windows_are_told_and_the_training_goes_on_without_them(lab: Lab) -> None:
