@@ -78,7 +78,7 @@ class Head:
 
     def seconds(self) -> float:
         """What an embedding takes one CPU core, roughly; never timed, so that plans do not vary."""
-        return 1e-6 + 1e-9 * sum(layer.numel() for layer in self.layers)
+        return 1e-6 + 1e-9 * sum(int(layer.numel()) for layer in self.layers)
 
     def settings(self) -> dict[str, Any]:
         """With `tensors`, all that `restore` needs; goes through JSON unharmed."""

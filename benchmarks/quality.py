@@ -1,6 +1,6 @@
 """How good are JOS's classifiers, with every choice left to JOS? Accuracy and macro-F1 against two rivals.
 
-    python -m benchmarks.quality [--volve DIR] [--sets NAME ...] [--seeds 5] [--resume] [--json FILE]
+    python -m benchmarks.quality [--volve DIR] [--sets NAME ...] [--seeds 5] [--resume] [--json FILE] [--small]
     python -m benchmarks.quality --train DIR [--validation DIR] --eval DIR --columns A B C --window 128 --step 32
 
 `--volve` (or JOS_VOLVE) is the folder with volve_drilling.csv and volve_not_drilling.csv. Labelled CSV files of one's
@@ -292,6 +292,7 @@ def main() -> None:
     parser.add_argument("--volve", type=Path, default=os.environ.get("JOS_VOLVE"))
     parser.add_argument("--sets", nargs="+", help="only these; a beginning of the name will do")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="one seed of two small sets: does it run at all?")
     parser.add_argument("--train", type=Path)
     parser.add_argument("--validation", type=Path)
     parser.add_argument("--eval", type=Path)
@@ -303,6 +304,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the raw results here, and no files of benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.small:
+        options.seeds, options.sets = 1, ["ItalyPowerDemand", "BasicMotions"]
     folders = [folder for folder in (options.train, options.validation, options.eval) if folder]
     if folders and not (options.train and options.eval and options.columns):
         parser.error("--train, --eval and --columns go together")
