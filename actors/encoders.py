@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -60,6 +60,13 @@ class Encoder:
     def raw(self, windows: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def parts(self) -> dict[str, Tensor]:
+        """Tensors that `raw` needs."""
+        return {}
+
+    def take(self, parts: Mapping[str, Tensor]) -> None:
+        """Put `parts` of another of the same kind and shape in place of the own."""
+
     def fit(self, windows: Tensor) -> None:
         """Learn from reference windows. They are not altered."""
         windows = windows.to(self.device)
@@ -74,6 +81,23 @@ class Encoder:
         # in double: how a matrix product rounds depends on the batch, and here nobody sees it
         scaled = (self._raw(windows.to(self.device)) - self.centre) * self.scale
         return (scaled if self.basis is None else scaled @ self.basis).float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that was drawn or fitted, on the CPU, each with memory of its own: what `restore` needs."""
+        fitted = {"centre": self.centre, "scale": self.scale, **self.parts()}
+        if self.basis is not None:
+            fitted["basis"] = self.basis
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in fitted.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become the encoder that `tensors` were taken from. Raises KeyError or ValueError when they do not fit."""
+        here = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        self.centre, self.scale, self.basis = here["centre"], here["scale"], here.get("basis")
+        self.take(here)
+        wanted = self.raw(torch.zeros(1, self.channels, self.window, device=self.device)).shape[1]
+        sizes = {len(self.centre), len(self.scale), wanted if self.basis is None else len(self.basis)}
+        if sizes != {wanted}:
+            raise ValueError(f"{self.name} has {wanted} features, its tensors are of {sorted(sizes)}")
 
     def _raw(self, windows: Tensor) -> Tensor:
         return torch.cat([self.raw(some) for some in windows.split(self.block)]).double()
@@ -104,6 +128,17 @@ class Hydra(Encoder):
 
     def prepare(self) -> None:
         self.kernels = [[self._draw().to(self.device) for _ in self.dilations] for _ in ("signal", "differences")]
+
+    def parts(self) -> dict[str, Tensor]:
+        flat = [kernel for kernels in self.kernels for kernel in kernels]
+        return {f"kernel.{at}": kernel for at, kernel in enumerate(flat)}
+
+    def take(self, parts: Mapping[str, Tensor]) -> None:
+        each = len(self.dilations)
+        self.kernels = [
+            [_alike(parts[f"kernel.{at * each + nth}"], kernel) for nth, kernel in enumerate(kernels)]
+            for at, kernels in enumerate(self.kernels)
+        ]
 
     def _draw(self) -> Tensor:
         """Kernels without a mean, so that the level does not choose the winner; a group hears half of the channels."""
@@ -147,6 +182,14 @@ class Rocket(Encoder):
             count = int(2 ** (torch.rand((), generator=self.generator).item() * most))
             kernel[torch.randperm(self.channels, generator=self.generator)[:count]] = 1
         return hears
+
+    def parts(self) -> dict[str, Tensor]:
+        kernels = {f"kernel.{at}": kernel for at, kernel in enumerate(self.kernels)}
+        return kernels | {f"thresholds.{at}": some for at, some in enumerate(self.thresholds)}
+
+    def take(self, parts: Mapping[str, Tensor]) -> None:
+        self.kernels = [_alike(parts[f"kernel.{at}"], kernel) for at, kernel in enumerate(self.kernels)]
+        self.thresholds = [parts[f"thresholds.{at}"] for at in range(len(self.kernels))]
 
     def adapt(self, windows: Tensor) -> None:
         golden = (math.sqrt(5) + 1) / 2  # its multiples spread evenly over 0 … 1 for each kernel
@@ -224,6 +267,12 @@ def _bands(unit: Tensor) -> list[Tensor]:
     count = power.shape[-1]
     edges = sorted({0, *(round(count ** (band / 8)) for band in range(9))})
     return [(power[..., low:high].sum(-1) + 1e-3).log() for low, high in itertools.pairwise(edges)]
+
+
+def _alike(given: Tensor, own: Tensor) -> Tensor:
+    if given.shape != own.shape:
+        raise ValueError(f"kernels of shape {tuple(given.shape)} where {tuple(own.shape)} belongs")
+    return given
 
 
 def _power_of_two(wanted: float, least: int, most: int) -> int:

@@ -1,27 +1,35 @@
-"""Exact k nearest neighbours, in batches, on CPU or GPU, with the same answer whatever the batch.
+"""k nearest neighbours as a classifier: the classes of the nearest stored embeddings decide, whatever the batch.
 
-Distances are computed in double precision. The reference's number sits in the lowest bits of its distance, so that
-ties fall to the earlier reference and one `topk` does the ranking. Memory is bounded: references are taken in
-chunks, and only the best k are kept from one to the next.
+The neighbours are exact up to a number of references; beyond it, and where asked for, an inverted index looks at a
+part of them only (actors/knn_index.py), and says how much it finds. What is stored is plain tensors and JSON values.
 
-May import: numpy, torch, stdlib. Tests: tests/unit/test_knn.py.
+May import: actors.knn_exact, actors.knn_index, numpy, torch, stdlib. Tests: tests/unit/test_knn.py. Measured by:
+benchmarks/knn.py.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-METRICS = ("euclidean", "cosine", "manhattan")
+from actors import knn_index
+from actors.knn_exact import METRICS, ExactSearch
+from actors.knn_index import InvertedIndex
+
+__all__ = ["INDEXES", "METRICS", "WEIGHTS", "NearestNeighbours"]
 WEIGHTS = ("uniform", "distance")
-PAIRS = 1 << 18  # distances held at once: 2 MB, which a CPU's cache holds; 64 times as many on a GPU
-_SAME = 1e-12  # a squared distance below this share of the norms is rounding: the vectors are equal
+INDEXES = ("auto", "exact", "approximate")
+SAMPLE = 256  # queries of which the recall is measured
 
 
 class NearestNeighbours:
-    """Remembers reference embeddings and their classes; scores queries by their k nearest references."""
+    """Remembers reference embeddings (n, dims), taken as float32, and their classes 0 … classes - 1; scores queries by
+    their k nearest references. Of references equally near the earlier counts as the nearer."""
 
     def __init__(
         self,
@@ -33,23 +41,36 @@ class NearestNeighbours:
         metric: str = "euclidean",
         weights: str = "uniform",
         normalize_embeddings: bool = False,
+        index: str = "auto",
+        trained: Mapping[str, Tensor] | None = None,
     ) -> None:
-        if metric not in METRICS or weights not in WEIGHTS:
-            raise ValueError(f"unknown metric {metric!r} or weights {weights!r}")
+        """`index` is `exact`, `approximate` or `auto`: approximate from so many references on that it pays. `trained`
+        are the tensors of an index trained before. ValueError for what does not go together."""
+        if metric not in METRICS or weights not in WEIGHTS or index not in INDEXES:
+            raise ValueError(f"unknown metric {metric!r}, weights {weights!r} or index {index!r}")
         if not 1 <= n_neighbors <= len(references) or len(labels) != len(references):
             raise ValueError(f"{n_neighbors} neighbours of {len(references)} references, {len(labels)} labels")
         self.n_neighbors, self.metric, self.weights, self.classes = n_neighbors, metric, weights, classes
-        self.normalize = normalize_embeddings or metric == "cosine"
-        self.centre = references.double().mean(0)  # cosine has none; elsewhere it saves digits
-        self.references = self._prepare(references)
-        self.norms = self.references.square().sum(1)
+        self.normalize = normalize_embeddings
+        self.asked = index
         self.labels = torch.from_numpy(labels).to(references.device)
-        self.index_bits = max(1, (len(references) - 1).bit_length())
+        self.exact = ExactSearch(references, n_neighbors, metric, normalize_embeddings)
+        self.approximate: InvertedIndex | None = None
+        wanted = index == "approximate" or (index == "auto" and len(references) >= knn_index.PAYS_FROM)
+        self.note = knn_index.hindrance(self.exact) if wanted else ""  # why the index asked for is not there
+        if wanted and not self.note:
+            self.approximate = InvertedIndex(self.exact, trained)
+
+    @property
+    def references(self) -> Tensor:
+        """(n, dims) float32, as given."""
+        return self.exact.references
 
     def scores(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """(class per query, score per query and class). Scores sum to 1. Of classes with equal scores the one
         with the nearest member wins."""
-        distance, index = self.neighbours(queries)
+        search, weighted = self.approximate or self.exact, self.weights == "distance"
+        distance, index = search.nearest(queries, weighted, None if weighted else self.labels)
         if self.weights == "uniform":
             weight = torch.ones_like(distance)
         else:
@@ -66,49 +87,69 @@ class NearestNeighbours:
         return (score - 1e-9 * rank).argmax(1), score
 
     def neighbours(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances and numbers of the k nearest references, nearest first."""
-        queries = self._prepare(queries)
-        pairs = PAIRS if queries.device.type == "cpu" else PAIRS * 64
-        chunk = max(self.n_neighbors, pairs // max(len(queries), 1))
-        best: Tensor | None = None
-        for start in range(0, len(self.references), chunk):
-            keys = self._keys(queries, slice(start, start + chunk))
-            keys = keys if best is None else torch.cat([best, keys], 1)
-            best = keys.topk(min(self.n_neighbors, keys.shape[1]), dim=1, largest=False, sorted=True).values
-        assert best is not None
-        bits = best.view(torch.int64)
-        low = (1 << self.index_bits) - 1
-        distance = (bits & ~low).view(torch.float64)
-        return (distance.sqrt() if self.metric == "euclidean" else distance), bits & low
+        """Distances (float64) and numbers of the k nearest references of each query (n, dims), nearest first."""
+        return (self.approximate or self.exact).nearest(queries)
+
+    def recall(self) -> float:
+        """Which share of the true neighbours is found, measured on a sample of the references, each apart from
+        itself. 1 where the search is exact."""
+        if self.approximate is None or self.n_neighbors == 1:
+            return 1.0
+        references = self.exact.references
+        queries = references[:: -(-len(references) // SAMPLE)]
+        true, found = (search.nearest(queries, False)[1] for search in (self.exact, self.approximate))
+        hits = int((true[:, :, None] == found[:, None]).sum()) - len(queries)
+        return max(0.0, hits / (len(queries) * (self.n_neighbors - 1)))
 
     def seconds(self) -> float:
-        """What a query of 128 dimensions takes one CPU core, roughly; never timed, so that plans do not vary."""
-        return 1e-6 + (40e-9 if self.metric == "manhattan" else 9e-9) * len(self.references)
+        """What a query takes one CPU core, roughly; never timed, so that plans do not vary."""
+        looked_at = len(self.labels) if self.approximate is None else self.approximate.looked_at
+        each = 12e-9 if self.approximate is not None else 1e-9
+        return 4e-6 + (20e-9 if self.metric == "manhattan" else each) * looked_at * (1 + self.exact.dims / 128) / 2
 
-    def _prepare(self, vectors: Tensor) -> Tensor:
-        vectors = vectors.double()
-        if self.normalize:
-            vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-30)
-        elif self.metric == "euclidean":
-            vectors = vectors - self.centre
-        return vectors
+    def settings(self) -> dict[str, Any]:
+        """What `restore` needs besides the tensors, as JSON values."""
+        return {
+            "classes": self.classes,
+            "n_neighbors": self.n_neighbors,
+            "metric": self.metric,
+            "weights": self.weights,
+            "normalize_embeddings": self.normalize,
+            "index": self.asked if self.approximate is None else "approximate",
+        }
 
-    def _keys(self, queries: Tensor, chunk: slice) -> Tensor:
-        """Distances (squared for euclidean) with the reference's number in their lowest bits. Numbers that are
-        not negative sort like their bits; subnormal ones come out of a zero distance and sort rightly too."""
-        references = self.references[chunk]
-        if self.metric == "manhattan":
-            distance = torch.cdist(queries, references, p=1)
-        elif self.metric == "cosine":
-            distance = _snapped(1 - queries @ references.T, torch.ones_like(queries[:, :1]))
-        else:
-            norms = queries.square().sum(1, keepdim=True) + self.norms[chunk]
-            distance = _snapped(norms.addmm(queries, references.T, alpha=-2), norms)
-        numbers = torch.arange(chunk.start, chunk.start + len(references), device=queries.device)
-        low = (1 << self.index_bits) - 1
-        return ((distance.view(torch.int64) & ~low) | numbers).view(torch.float64)
+    def tensors(self) -> dict[str, Tensor]:
+        """`references` (n, dims) float32, `labels` (n,) int64, and those of the index where there is one."""
+        trained = {} if self.approximate is None else self.approximate.tensors()
+        stored = {"references": self.exact.references, "labels": self.labels, **trained}
+        return {name: tensor.cpu().contiguous() for name, tensor in stored.items()}
 
-
-def _snapped(distance: Tensor, size: Tensor) -> Tensor:
-    """What is only rounding becomes exactly 0."""
-    return torch.where(distance > _SAME * size, distance, 0)
+    @classmethod
+    def restore(
+        cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str = "cpu"
+    ) -> NearestNeighbours:
+        """The same neighbours again: they answer as those did whose `settings` and `tensors` these are. ValueError
+        that says what is wrong with them."""
+        lacking = [name for name in ("references", "labels") if name not in tensors]
+        lacking += [name for name in ("classes", "n_neighbors", "metric", "weights") if name not in settings]
+        if lacking:
+            raise ValueError(f"the stored neighbours lack {', '.join(lacking)}")
+        references, labels = tensors["references"], tensors["labels"]
+        if references.dtype != torch.float32 or references.ndim != 2 or not references.isfinite().all():
+            raise ValueError("the stored references are not finite float32 vectors")
+        classes = int(settings["classes"])
+        if labels.dtype != torch.int64 or labels.shape != references.shape[:1]:
+            raise ValueError(f"{tuple(labels.shape)} stored labels for {len(references)} references")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ValueError(f"the stored labels are not all in 0 … {classes - 1}")
+        return cls(
+            references.to(device),
+            labels.cpu().numpy(),
+            classes,
+            n_neighbors=int(settings["n_neighbors"]),
+            metric=settings["metric"],
+            weights=settings["weights"],
+            normalize_embeddings=bool(settings.get("normalize_embeddings", False)),
+            index=settings.get("index", "exact"),
+            trained=tensors,
+        )

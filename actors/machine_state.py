@@ -1,19 +1,19 @@
 """machine-state-classification: which state a machine is in, window by window.
 
-Sensor windows are encoded and compared with the windows of labelled example files ("n-shots"); the k nearest decide.
-Every index learns the same scaling, encoder and neighbours from the same n-shots, without chance.
+Sensor windows are encoded and classified: by the k nearest of the windows of labelled example files ("n-shots"), or by
+the classifier of a fine-tuned checkpoint, which then brings window, columns and scaling. Every index learns the same
+from the same n-shots, without chance.
 
 May import: jos.worker, jos.core.spans, actors.*, numpy, torch, pyarrow, stdlib.
-Tests: tests/unit/test_machine_state.py. Pipeline: pipelines/machine-state-classification.
+Tests: tests/unit/test_machine_state.py, test_machine_state_checkpoint.py.
+Pipeline: pipelines/machine-state-classification.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,32 +24,36 @@ import pyarrow.compute as pc
 import torch
 
 from actors import csv_windows, encoders, knn
-from actors.csv_windows import Header, Windows, count_windows
+from actors.choose import AUTO, Recording, choose
+from actors.csv_windows import Windows, count_windows
+from actors.embedder import Embedder, Recipe
+from actors.fitting import encoder_of, shared, steady, tell_substitute
+from actors.head import Head
+from actors.knn import NearestNeighbours
+from actors.model_file import HEAD, Model, open_model
+from actors.window_reader import WindowReader
 from jos.core.spans import cut
-from jos.worker import InputInvalid, JobImpossible, Output, Plan, Source, Span, Worker
+from jos.worker import Context, InputInvalid, JobImpossible, Output, Plan, Source, Span, Worker
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
 N_SHOTS, CHECKPOINT = "worker.n_shots", "worker.fine_tune_checkpoint"
 PREDICTION = "Prediction"  # the column of the results that clients read
-SPAN_BYTES = 64 << 20  # of input, however cheap its windows are
+ROW = "row"  # and the one that says where a window begins, when no column of time stamps is named
 CALL = 1024  # windows in one call of `compute` at least: fewer leave the machine waiting for Python
-BLOCK = 128  # windows at once on a CPU, padded: fits the cache, and one shape always rounds in one way
-CLIP = 8.0  # in standard deviations of the n-shots: a broken sensor must not outweigh all others
 DECIMALS = 4
-REMEMBERED = 64  # headers of files
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The configuration of the component, checked."""
+    """The configuration of the component, checked; what a checkpoint brings is its own."""
 
     model_type: str
     batch_size: int
     flush_every: int
     data_columns: tuple[str, ...]
-    timestamp_column: str
+    timestamp_column: str | None  # None only with a checkpoint
     window_size: int
     step_size: int
     n_neighbors: int
@@ -65,14 +69,18 @@ class Settings:
 
     @property
     def encoder(self) -> str:
-        """The encoder that `model_type` asks for; the hosted service's own models are not open."""
-        return encoders.DEFAULT_ENCODER if self.model_type.startswith("omega") else self.model_type
+        """The encoder that `model_type` asks for."""
+        return encoder_of(self.model_type, stand_in=encoders.DEFAULT_ENCODER)
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Settings:
-        reader, classifier = config.get("reader_config", {}), config.get("classifier_config", {})
+    def of(cls, config: Mapping[str, Any], model: Model | None = None) -> Settings:
+        reader, classifier = dict(config.get("reader_config", {})), config.get("classifier_config", {})
         operations = config.get("operations", {})
-        missing = [key for key in ("data_columns", "timestamp_column", "window_size") if not reader.get(key)]
+        if model is not None:
+            reader |= {"data_columns": model.data_columns, "window_size": model.window_size}
+            reader["step_size"] = reader.get("step_size") or model.step_size
+        needed = ("data_columns", "window_size") if model else ("data_columns", "timestamp_column", "window_size")
+        missing = [key for key in needed if not reader.get(key)]
         if missing:
             raise JobImpossible(f"reader_config lacks {', '.join(missing)}.")
         settings = cls(
@@ -80,7 +88,7 @@ class Settings:
             batch_size=int(config.get("batch_size", 32)),
             flush_every=int(config.get("flush_every_n_iteration", 100)),
             data_columns=tuple(reader["data_columns"]),
-            timestamp_column=reader["timestamp_column"],
+            timestamp_column=reader.get("timestamp_column") or None,
             window_size=int(reader["window_size"]),
             step_size=int(reader.get("step_size", 1)),
             n_neighbors=int(classifier.get("n_neighbors", 5)),
@@ -94,9 +102,7 @@ class Settings:
         return settings
 
     def check(self) -> None:
-        if self.encoder not in encoders.ENCODERS:
-            known = ", ".join(sorted(encoders.ENCODERS))
-            raise JobImpossible(f"Unknown model_type {self.model_type!r}.", suggestion=f"Known: {known}, omega_*.")
+        _ = self.encoder
         numbers = (self.batch_size, self.flush_every, self.step_size, self.n_neighbors)
         if min(numbers) < 1 or self.metric not in knn.METRICS or self.weights not in knn.WEIGHTS:
             raise JobImpossible(f"The configuration is out of range: {self}.")
@@ -109,156 +115,116 @@ class Settings:
             raise JobImpossible(f"window_size must be at least {encoders.SHORTEST_WINDOW}, not {self.window_size}.")
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """Per channel, from the rows of all n-shots; blind to their outermost hundredths, so that a placeholder such
-    as -999.25 in a few rows does not flatten everything else."""
-
-    centre: Floats
-    spread: Floats
-
-    @classmethod
-    def of(cls, rows: Floats) -> Scaling:
-        low, high = np.quantile(rows, [0.01, 0.99], axis=1, keepdims=True)
-        usual = np.clip(rows, low, high)
-        spread, whole = usual.std(axis=1, keepdims=True), rows.std(axis=1, keepdims=True)
-        spread = np.where(spread > 0, spread, np.where(whole > 0, whole, 1.0))
-        return cls(usual.mean(axis=1, keepdims=True), spread)
-
-    def apply(self, rows: Floats) -> Floats32:
-        scaled = np.clip((rows - self.centre) / self.spread, -CLIP, CLIP)
-        return np.nan_to_num(scaled).astype(np.float32)  # a bad cell: its windows are blanked later
-
-
 class MachineStateWorker(Worker):
     def setup(self) -> None:
-        self.settings = Settings.of(self.context.config)
+        steady(self.context.threads)
+        checkpoints = self.context.inputs.get(CHECKPOINT)
+        model = open_model(checkpoints[0]) if checkpoints else None
+        self.settings = settings = Settings.of(self.context.config, model)
         # Small batches of the user's are taken several at once; the parts of the output keep their size.
-        self.batch_size = CALL * -(-self.settings.batch_size // CALL)
-        self.headers: OrderedDict[str, tuple[Header, list[int], int]] = OrderedDict()
-        self.block = BLOCK if self.context.device == "cpu" else None
-        torch.set_num_threads(max(1, self.context.threads))
-        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would decide who wins
-        torch.backends.cudnn.deterministic = True
-        if self.settings.encoder != self.settings.model_type:
-            self.context.warn(
-                "model.substituted",
-                f"{self.settings.model_type} is not an open model: the {self.settings.encoder} encoder runs instead.",
-                model_type=self.settings.model_type,
-                encoder=self.settings.encoder,
-            )
-        if self.context.inputs.get(CHECKPOINT):
-            raise JobImpossible("This version cannot start from a fine-tuned checkpoint.")
-        self._learn(read_references(self.context.inputs.get(N_SHOTS, ()), self.settings))
+        self.batch_size = CALL * -(-settings.batch_size // CALL)
+        if model is not None:
+            _tell_unused(self.context, model)
+            self._restore(model, checkpoints[0].filename if checkpoints else "")
+        else:
+            tell_substitute(self.context, settings.model_type, settings.encoder)
+            self._learn(read_references(self.context.inputs.get(N_SHOTS, ()), settings))
+        self.reader = WindowReader(
+            settings.data_columns,
+            settings.window_size,
+            settings.step_size,
+            self.embedder.scaled,
+            settings.timestamp_column,
+        )
+        self.table = _Table(self.classes, settings.timestamp_column or ROW)
+
+    def _restore(self, model: Model, name: str) -> None:
+        self.classes = list(model.classes)
+        device = self.context.device
+        try:
+            self.embedder = Embedder.restore(model.embedder, model.embedder_tensors, device)
+            restore = Head.restore if model.kind == HEAD else NearestNeighbours.restore
+            self.classifier: Head | NearestNeighbours = restore(model.classifier, model.classifier_tensors, device)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise JobImpossible(
+                f"The checkpoint {name} cannot be used by this version of JOS: {error}.",
+                suggestion="Train it again with this version.",
+            ) from None
+        shape = (self.embedder.channels, self.embedder.window, self.classifier.classes)
+        if shape != (len(model.data_columns), model.window_size, len(self.classes)):
+            raise JobImpossible(f"The checkpoint {name} contradicts itself: its parts do not fit each other.")
 
     def _learn(self, references: Mapping[str, list[Floats]]) -> None:
         settings = self.settings
         self.classes = list(references)
-        self.scaling = Scaling.of(np.concatenate([rows for files in references.values() for rows in files], axis=1))
-        windows = [
-            (Windows(self.scaling.apply(rows), settings.window_size, settings.step_size), label)
-            for label, files in enumerate(references.values())
-            for rows in files
-            if rows.shape[1] >= settings.window_size
-        ]
-        every = -(-sum(len(some) for some, _ in windows) // self.settings.fit_windows)
-        sample = np.concatenate([some[:][::every] for some, _ in windows])
-        channels = len(settings.data_columns)
-        make = encoders.ENCODERS[settings.encoder]
-        self.encoder = make(channels, settings.window_size, self.context.device)
-        with torch.inference_mode():
-            self.encoder.fit(torch.from_numpy(sample))
-            embeddings = [torch.cat(list(self._encoded(some[:])))[: len(some)] for some, _ in windows]
-        self.neighbours = knn.NearestNeighbours(
+        self.embedder = self._embedder(references)
+        embeddings, labels = [], []
+        for label, files in enumerate(references.values()):
+            for rows in files:
+                if rows.shape[1] >= settings.window_size:
+                    windows = Windows(self.embedder.scaled(rows), settings.window_size, settings.step_size)
+                    embeddings.append(self.embedder.encode(torch.from_numpy(np.ascontiguousarray(windows[:]))))
+                    labels.append(np.full(len(windows), label))
+        self.classifier = NearestNeighbours(
             torch.cat(embeddings),
-            np.concatenate([np.full(len(some), label) for some, label in windows]),
+            np.concatenate(labels),
             len(self.classes),
             n_neighbors=settings.n_neighbors,
             metric=settings.metric,
             weights=settings.weights,
             normalize_embeddings=settings.normalize_embeddings,
+            index="exact",  # as the published versions promise, however many examples there are
         )
-        self.table = _Table(self.classes, settings.timestamp_column)
+
+    def _embedder(self, references: Mapping[str, list[Floats]]) -> Embedder:
+        """Of a named encoder each index makes its own, the same as all others; a choice is made once for the job."""
+        settings, window, step = self.settings, self.settings.window_size, self.settings.step_size
+        rows = [rows for files in references.values() for rows in files]
+        options: dict[str, Any] = {"device": self.context.device, "most_windows": settings.fit_windows}
+        if settings.encoder != AUTO:
+            return Embedder.fit(Recipe(settings.encoder), rows, window, step, **options)
+        recordings = [
+            Recording(f"{label} {nth}", label, rows)
+            for label, files in references.items()
+            for nth, rows in enumerate(files)
+        ]
+
+        def fit() -> Embedder:
+            recipe = choose(recordings, [], window=window, step=step, device=self.context.device)
+            return Embedder.fit(recipe, rows, window, step, **options)
+
+        return shared(self.context, fit)
 
     def plan(self, source: Source) -> Plan:
         settings = self.settings
-        layout = csv_windows.scan(source)
-        self._columns(source, layout.header)
-        windows = count_windows(layout.rows, settings.window_size, settings.step_size)
-        message = ""
-        if not windows:
-            message = f"{source.filename} has {layout.rows} rows, fewer than one window of {settings.window_size}."
+        layout, windows = self.reader.scan(source)
         bounds = cut(windows, self._span_tasks(layout, windows), settings.part_tasks)
-        hints = [
-            layout.locate(start * settings.step_size, (end - 1) * settings.step_size + settings.window_size)
-            for start, end in itertools.pairwise(bounds)
-        ]
         return Plan(
             bounds=bounds,
-            hints=hints,
+            hints=self.reader.hints(layout, bounds),
             part_tasks=settings.part_tasks,
             output_name="{input_id}_output_{stem}_part_{part}.csv",
             header=self.table.header,
-            message=message,
+            message=self.reader.too_short(source, layout, windows),
         )
 
     def _span_tasks(self, layout: csv_windows.Layout, windows: int) -> int:
         settings = self.settings
-        tasks = int(self.settings.span_seconds / (self.encoder.seconds() + self.neighbours.seconds()))
-        row_bytes = layout.num_bytes / max(layout.rows, 1)
-        tasks = min(tasks, int(SPAN_BYTES / (row_bytes * settings.step_size)))
+        tasks = int(settings.span_seconds / (self.embedder.seconds() + self.classifier.seconds()))
+        tasks = self.reader.most_tasks(layout, tasks)
         part = min(settings.part_tasks, max(windows, 1))
         if part <= 1.5 * tasks:  # little more than a span: one span, and nobody has to put the part together
             return settings.part_tasks
         return min(max(tasks, settings.batch_size), part)
 
-    def _columns(self, source: Source, header: Header | None = None) -> tuple[Header, list[int], int]:
-        """A file's header and where our columns are in it. Remembered: each span of the file asks."""
-        known = self.headers.get(source.id)
-        if known is None:
-            header = header or csv_windows.read_header(source)
-            numeric = [header.find(name, source.filename) for name in self.settings.data_columns]
-            known = header, numeric, header.find(self.settings.timestamp_column, source.filename)
-            self.headers[source.id] = known
-            if len(self.headers) > REMEMBERED:
-                self.headers.popitem(last=False)
-        return known
-
     def read(self, source: Source, span: Span) -> Windows:
-        size, step = self.settings.window_size, self.settings.step_size
-        header, numeric, text = self._columns(source)
-        byte_start, byte_end, skip, line = span.hint
-        first = span.hint_start * step - skip  # the row at byte_start
-        rows = csv_windows.parse(
-            source.read_range(byte_start, byte_end),
-            len(header.columns),
-            numeric,
-            text,
-            (source.filename, first + 1, line, header),
-        )
-        start, end = span.start * step - first, (span.end - 1) * step + size - first
-        if rows.values.shape[1] < end:
-            raise InputInvalid(f"{source.filename} ends early: it has changed since it was planned.")
-        failures = csv_windows.spoilt_windows(rows.bad, start, len(span), size, step)
-        timestamps = rows.timestamps[start : end - size + 1]
-        if step > 1:
-            timestamps = timestamps.take(pa.array(np.arange(0, len(timestamps), step)))
-        return Windows(self.scaling.apply(rows.values[:, start:end]), size, step, timestamps, failures)
+        return self.reader.read(source, span)
 
     def compute(self, batch: Floats32) -> tuple[npt.NDArray[np.int64], Floats]:
         with torch.inference_mode():
-            parts = [self.neighbours.scores(block) for block in self._encoded(batch)]
-            state, score = (torch.cat(some)[: len(batch)].cpu().numpy() for some in zip(*parts, strict=True))
-        return state, score
-
-    def _encoded(self, batch: Floats32) -> Iterator[torch.Tensor]:
-        """Embeddings, block by block, those of the padding at the end included."""
-        block = self.block or len(batch)
-        for at in range(0, len(batch), block):
-            some = batch[at : at + block]
-            if len(some) < block:
-                some = np.concatenate([some, np.zeros((block - len(some), *some.shape[1:]), np.float32)])
-            yield self.encoder.encode(torch.from_numpy(np.ascontiguousarray(some)))
+            embeddings = self.embedder.encode(torch.from_numpy(np.ascontiguousarray(batch)))
+            state, score = self.classifier.scores(embeddings)
+        return state.cpu().numpy(), score.cpu().numpy()
 
     def write(
         self, source: Source, span: Span, data: Windows, results: list[tuple[npt.NDArray[np.int64], Floats]]
@@ -273,6 +239,27 @@ class MachineStateWorker(Worker):
 
     def failed(self, source: Source, span: Span, message: str) -> bytes:
         return self.table.blank * len(span)
+
+
+def _tell_unused(context: Context, model: Model) -> None:
+    """Says what a checkpoint overrules, and what the results lack without it."""
+    reader = context.config.get("reader_config", {})
+    for name, own in (("data_columns", list(model.data_columns)), ("window_size", model.window_size)):
+        asked = reader.get(name)
+        if asked and asked != own:
+            context.warn(
+                "checkpoint.overrules",
+                f"reader_config.{name} is {asked} in the request and {own} in the checkpoint, which counts.",
+                field=f"reader_config.{name}",
+            )
+    if context.inputs.get(N_SHOTS):
+        context.warn("checkpoint.overrules", f"The files on the port {N_SHOTS} are not used: a checkpoint is given.")
+    if not reader.get("timestamp_column"):
+        context.warn(
+            "results.without_timestamps",
+            f"No reader_config.timestamp_column is given: the results have the column {ROW!r} instead, the number of "
+            "each window's first row, from 1.",
+        )
 
 
 def read_references(sources: Sequence[Source], settings: Settings) -> dict[str, list[Floats]]:

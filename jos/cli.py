@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from jos import cli_engine, cli_files, cli_jobs, cli_service
+from jos import cli_engine, cli_files, cli_finetune, cli_jobs, cli_service
 from jos.cli_pipelines import pipelines_app, schema
 from jos.terminal import use_profile
 
@@ -36,7 +36,7 @@ def options(
 
 ORDER: list[tuple[str, list[Callable[..., object]]]] = [
     ("On this machine", [cli_engine.run, cli_engine.resume, cli_engine.demo, cli_engine.doctor]),
-    ("Jobs", cli_jobs.COMMANDS),
+    ("Jobs", [*cli_jobs.COMMANDS, cli_finetune.finetune]),
     ("Files", cli_files.COMMANDS),
     ("Pipelines", [schema]),
     ("The service", cli_service.COMMANDS),

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from jos import profiles
 from jos.core.errors import BadRequest, ComputeFailed
-from jos.core.model import Job, JobRequest, Status
-from jos.display import Watch, summary
+from jos.core.model import Checkpoint, Job, JobRequest, Status
+from jos.display import Watch, metrics_line, summary
+from jos.finetune import CLASSIFY
 from jos.request import from_options, read_request
 from jos.settings import Settings
 from jos.terminal import (
@@ -37,6 +38,7 @@ from jos.terminal import (
 )
 
 if TYPE_CHECKING:
+    from jos import wire
     from jos.engine import Engine
     from jos.launch.local import LocalDriver
 
@@ -77,7 +79,8 @@ def run(
     version: PipelineVersion = None,
     name: JobName = None,
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="PORT=FILE[,class=NAME]; repeat; FILE may be a glob or a URL.")
+        list[str] | None,
+        typer.Option("--input", help="PORT=FILE[,class=NAME]; repeat; FILE may be a glob, a URL, or ckp_…."),
     ] = None,
     sets: Sets = None,
     parallelism: Parallelism = None,
@@ -91,7 +94,7 @@ def run(
     with opened(as_json) as engine:
         request = request_of(file, pipeline, version, name, inputs or [], sets or [], parallelism, priority)
         job = engine.submit(request)
-        _drive(engine, job.id, as_json, detach)
+        drive(engine, job.id, as_json, detach)
 
 
 def request_of(
@@ -130,12 +133,10 @@ def resume(
             _result(engine, engine.get(job_id), as_json)
             return
         total, _ = engine.events(job_id, limit=1)
-        _drive(engine, job_id, as_json, detach, take_over=take_over, after=total)
+        drive(engine, job_id, as_json, detach, take_over=take_over, after=total)
 
 
-def _drive(
-    engine: Engine, job_id: str, as_json: bool, detach: bool, *, take_over: bool = False, after: int = 0
-) -> None:
+def drive(engine: Engine, job_id: str, as_json: bool, detach: bool, *, take_over: bool = False, after: int = 0) -> None:
     """Starts a driver and watches it to the job's end."""
     if engine.get(job_id).queue and service_drives(engine):
         _watch_service(engine, job_id, as_json, detach, after)
@@ -196,10 +197,15 @@ def _stop(engine: Engine, driver: LocalDriver, job_id: str, screen: Console) -> 
 def _result(engine: Engine, job: Job, as_json: bool, driver: LocalDriver | None = None) -> None:
     """Says how it ended and what to do next; sets the exit code."""
     live = engine.live(job.id)
+    models = engine.checkpoints(job.id) if job.pipeline_type == "training" else []
     if as_json:
-        emit({**job_json(job), "progress": live.data if live else {}})
+        record = {**job_json(job), "progress": live.data if live else {}}
+        emit(record | ({"checkpoints": [m.model_dump(mode="json", exclude={"key"}) for m in models]} if models else {}))
     if job.status is Status.COMPLETED:
-        if not as_json:
+        if not as_json and models:
+            out.print(summary(job))
+            tell_model(models[-1], command_line(engine.settings, classify_line("run", models[-1].id)))
+        elif not as_json:
             out.print(summary(job))
             out.print(f"outputs: {command_line(engine.settings, f'outputs {job.id} --download DIR')}", highlight=False)
             out.print(f"details: {command_line(engine.settings, f'show {job.id}')}", highlight=False)
@@ -213,6 +219,17 @@ def _result(engine: Engine, job: Job, as_json: bool, driver: LocalDriver | None 
         f"all committed work is safe; go on with {command_line(engine.settings, f'resume {job.id}')}", highlight=False
     )
     raise typer.Exit(EXIT_FAILED if job.status.terminal else EXIT_UNFINISHED)
+
+
+def tell_model(model: Checkpoint | wire.Checkpoint, classify: str) -> None:
+    """The best checkpoint of a training, and the command that uses it."""
+    out.print(f"model: [bold]{model.id}[/] ({model.name}  {metrics_line(model.metrics)})", highlight=False)
+    out.print(f"classify with it: {classify}", highlight=False)
+
+
+def classify_line(verb: str, checkpoint_id: str) -> str:
+    inputs = f"--input worker.inference=FILE --input worker.fine_tune_checkpoint={checkpoint_id}"
+    return f"{verb} --pipeline {CLASSIFY} {inputs}"
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -247,6 +264,6 @@ def demo(
         if "JOS_HOME" not in os.environ:
             settings = settings.model_copy(update={"home": folder.absolute() / "home"})
         with Engine(settings) as engine:
-            scored = run_demo(engine, folder, parallelism, out, _drive)
+            scored = run_demo(engine, folder, parallelism, out, drive)
         if not scored:
             raise ComputeFailed("the demo's job gave no outputs to score.")

@@ -17,12 +17,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jos.cli_engine import JobName, Parallelism, PipelineKey, PipelineVersion, Priority, RequestFile, Sets, request_of
+from jos.cli_engine import (
+    JobName,
+    Parallelism,
+    PipelineKey,
+    PipelineVersion,
+    Priority,
+    RequestFile,
+    Sets,
+    classify_line,
+    request_of,
+    tell_model,
+)
 from jos.cli_where import dump, somewhere
 from jos.core.errors import BadRequest, NotFound
 from jos.core.model import JobRequest, Status
-from jos.display import event_line, summary
-from jos.request import parse_request, read_yaml, set_option
+from jos.display import event_line, metrics_line, summary
+from jos.request import named, parse_request, port_name, read_yaml, set_option
 from jos.settings import Settings
 from jos.terminal import (
     EXIT_FAILED,
@@ -53,7 +64,9 @@ def submit(
     name: JobName = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", help="PORT=FILE[,class=NAME]; repeat; FILE is a path, a glob or an uploaded name."),
+        typer.Option(
+            "--input", help="PORT=FILE[,class=NAME]; repeat; FILE is a path, a glob, an uploaded name, or ckp_…."
+        ),
     ] = None,
     sets: Sets = None,
     parallelism: Parallelism = None,
@@ -117,7 +130,7 @@ def _more_inputs(texts: list[str]) -> dict[str, list[dict[str, Any]]]:
                 f"--input {text!r} is not PORT=FILE[,key=value…].",
                 suggestion="Write --input worker.inference=FILE, or worker.n_shots=FILE,class=NAME.",
             )
-        found.setdefault(port if "." in port else f"worker.{port}", []).append({"file_id": path, "metadata": metadata})
+        found.setdefault(port_name(port), []).append({**named(path), "metadata": metadata})
     return found
 
 
@@ -152,7 +165,10 @@ def _ended(job: Job, paths: list[Path], download: Path | None, as_json: bool) ->
         emit({**dump(job.record), "outputs": [str(p) for p in paths]})
     else:
         out.print(summary(job.record))
-        if download:
+        models = job.checkpoints() if good and job.record.pipeline_type == "training" else []
+        if models:
+            tell_model(models[-1], _line(classify_line("submit", models[-1].id)))
+        elif download:
             out.print(f"{len(paths)} outputs are in {download}/", highlight=False)
         elif good:
             out.print(f"outputs: {_line(f'outputs {job.id} --download DIR')}", highlight=False)
@@ -289,6 +305,25 @@ def outputs(
         out.print(table if found["outputs"] else f"no outputs yet; the job is {found['status']}")
 
 
+def checkpoints(
+    job: JobId,
+    download: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy all of them into this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models that a training job has left, the best last; --download DIR fetches them."""
+    with somewhere(as_json) as where:
+        found = where.checkpoints(job, download, not as_json and err.is_terminal)
+        if as_json:
+            emit(found)
+            return
+        table = columns("checkpoint", "step", "metrics", "fetched to" if download else "bytes")
+        for row in found["checkpoints"]:
+            size = f"{row['num_bytes']:,}" if row["num_bytes"] is not None else ""
+            last = row["location"] if download else size
+            table.add_row(row["id"], f"{row['step']:,}", metrics_line(row["metrics"]), last)
+        out.print(table if found["checkpoints"] else f"no checkpoints yet; the job is {found['status']}")
+
+
 def queue(as_json: AsJson = False) -> None:
     """Show which jobs wait, in what place, and for what."""
     with connected(as_json) as client:
@@ -343,4 +378,7 @@ def delete(job: JobId, as_json: AsJson = False) -> None:
             out.print(f"{found.id} is deleted", highlight=False)
 
 
-COMMANDS: list[Callable[..., object]] = [submit, jobs, show, inputs, events, outputs, queue, cancel, retry, delete]
+COMMANDS: list[Callable[..., object]] = [
+    *(submit, jobs, show, inputs, events, outputs, checkpoints),
+    *(queue, cancel, retry, delete),
+]

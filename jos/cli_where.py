@@ -31,6 +31,7 @@ class Where(Protocol):
     def events(self, job_id: str, after: int, follow: bool) -> Told: ...
     def inputs(self, job_id: str) -> Json: ...
     def outputs(self, job_id: str, download: Path | None, bar: bool) -> Json: ...
+    def checkpoints(self, job_id: str, download: Path | None, bar: bool) -> Json: ...
     def cancel(self, job_id: str) -> Json: ...
 
 
@@ -88,6 +89,14 @@ class Here:
             rows.append({**output.model_dump(mode="json", exclude={"key"}), "location": str(place)})
         return {"job_id": job_id, "status": record.status, "total": len(rows), "outputs": rows}
 
+    def checkpoints(self, job_id: str, download: Path | None, bar: bool) -> Json:
+        job_id = resolve_id(self.engine, job_id)
+        record, rows = self.engine.get(job_id), []
+        for one in self.engine.checkpoints(job_id):
+            place = self.engine.download(job_id, one, download) if download else self.engine.location(record, one)
+            rows.append({**one.model_dump(mode="json", exclude={"key"}), "location": str(place)})
+        return {"job_id": job_id, "status": record.status, "total": len(rows), "checkpoints": rows}
+
     def cancel(self, job_id: str) -> Json:
         return job_json(self.engine.cancel(resolve_id(self.engine, job_id)))
 
@@ -135,6 +144,14 @@ class There:
             place = paths.get(name, output.data.ref)
             rows.append({**dump(output), "filename": name, "num_bytes": output.data.num_bytes, "location": place})
         return {"job_id": job.id, "status": job.record.status, "total": len(rows), "outputs": rows}
+
+    def checkpoints(self, job_id: str, download: Path | None, bar: bool) -> Json:
+        job, rows = self.client.job(job_id), []
+        for one in job.checkpoints():
+            place = job.fetch_checkpoint(one, download, progress=bar) if download else one.data and one.data.ref
+            num_bytes = one.data.num_bytes if one.data else None
+            rows.append({**dump(one), "num_bytes": num_bytes, "location": str(place or "")})
+        return {"job_id": job.id, "status": job.record.status, "total": len(rows), "checkpoints": rows}
 
     def cancel(self, job_id: str) -> Json:
         return dump(self.client.job(job_id).cancel().record)

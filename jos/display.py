@@ -6,7 +6,8 @@ May import: rich, jos.core, jos.engine. Tests: tests/unit/test_display.py, tests
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -15,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from jos.core.model import Event, Job, Level, Status
+from jos.core.model import Event, Job, Level, Progress, Status
 
 if TYPE_CHECKING:
     from jos import wire
@@ -29,6 +30,7 @@ STYLES = {
     Level.SUCCESS: "green",
 }
 REFRESH = 0.25
+PACE = 2.0  # seconds between two lines of a training's progress
 
 
 def event_line(event: Event | wire.Event) -> Text:
@@ -39,6 +41,31 @@ def event_line(event: Event | wire.Event) -> Text:
         (f"{event.event_type:<20} ", style),
         (event.message, style if event.level is not Level.INFO else "default"),
     )
+
+
+def metrics_line(metrics: Mapping[str, Any]) -> str:
+    """`loss 0.1234  macro_f1 0.9876`: numbers of a training, in the order of their names."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()) if isinstance(value, int | float))
+
+
+class Pace:
+    """Which progress entries of a training are worth a line: each span of steps has one, and there are many."""
+
+    def __init__(self) -> None:
+        self._last: datetime | None = None
+
+    def line(self, entry: Progress | wire.Progress) -> Text | None:
+        """`10:05:00 training              step 120  loss 0.1234  macro_f1 0.9876`; None: too soon after the last one,
+        or nothing of a training."""
+        if entry.kind != "training":
+            return None
+        if self._last is not None and (entry.created_at - self._last).total_seconds() < PACE:
+            return None
+        self._last = entry.created_at
+        when = f"{entry.created_at.astimezone():%H:%M:%S} "
+        return Text.assemble(
+            (when, "dim"), (f"{entry.kind:<20} ", "default"), f"step {entry.step}  {metrics_line(entry.metrics)}"
+        )
 
 
 def duration(seconds: float | None) -> str:
@@ -75,7 +102,8 @@ class Watch:
 
     def __init__(self, engine: Engine, console: Console, gone: Callable[[], bool]) -> None:
         self.engine, self.console, self.gone = engine, console, gone
-        self.seen = 0
+        self.seen, self.heard = 0, 0
+        self.pace = Pace()
 
     def run(self, job_id: str, after: int = 0) -> Job:
         """Returns the job as it was at the end. Ctrl-C comes through as KeyboardInterrupt."""
@@ -86,6 +114,8 @@ class Watch:
                 was_gone = self.gone()
                 job, now = self.engine.get(job_id), self.engine.live(job_id)
                 self._tell_events(job_id)
+                if job.pipeline_type == "training":
+                    self._tell_steps(job_id)
                 screen.update(frame(job, now.data if now else {}, time.monotonic() - began))
                 if job.status.terminal or was_gone:
                     break
@@ -99,6 +129,12 @@ class Watch:
         for event in events:
             self.console.print(event_line(event))
             self.seen = event.id
+
+    def _tell_steps(self, job_id: str) -> None:
+        for entry in self.engine.progress(job_id, after=self.heard):
+            self.heard = entry.id
+            if (line := self.pace.line(entry)) is not None:
+                self.console.print(line)
 
 
 def summary(job: Job | wire.Job) -> Text:

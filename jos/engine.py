@@ -133,6 +133,10 @@ class Engine:
         """Oldest first."""
         return self._thread.call(self.parts.store.events(job_id, after=after, limit=limit, order="asc", **filters))
 
+    def progress(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Progress]:
+        """Oldest first."""
+        return self._thread.call(self.parts.store.progress(job_id, after=after, limit=limit, order="asc"))[1]
+
     def follow(self, job_id: str, after: int = 0, wait_ms: int = 500) -> Iterator[list[Event | Progress]]:
         """Events and progress entries as they come; an empty list when nothing came for a while."""
         return self._iterate(self.parts.store.follow(job_id, after, 0, wait_ms))
@@ -144,7 +148,7 @@ class Engine:
             except StopAsyncIteration:
                 return
 
-    # --- outputs ---
+    # --- what it made ---
 
     def outputs(self, job_id: str) -> list[Output]:
         """Finished output files, also while the job runs; in the order of the inputs."""
@@ -152,25 +156,25 @@ class Engine:
         order = {source.id: at for at, source in enumerate(self.spec(job_id).inputs)}
         return sorted(outputs, key=lambda o: (order.get(o.input_id or "", -1), len(o.filename), o.filename))
 
+    def location(self, job: Job, made: Output | Checkpoint) -> str:
+        return self.storage.location(job_folder(job.org_id, job.id) + made.key)
+
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
-        """The models of a training job, by step."""
+        """Of a training job, by step: the last is the best."""
         return self._thread.call(self.parts.store.checkpoints(job_id))
 
-    def location(self, job: Job, output: Output) -> str:
-        return self.storage.location(job_folder(job.org_id, job.id) + output.key)
-
-    def download(self, job_id: str, output: Output, folder: Path) -> Path:
-        """One output as a file in `folder`; complete or not there at all."""
+    def download(self, job_id: str, made: Output | Checkpoint, folder: Path) -> Path:
+        """One output or checkpoint as a file in `folder`; complete or not there at all."""
         job = self.get(job_id)
         folder.mkdir(parents=True, exist_ok=True)
-        target, partial = folder / output.filename, folder / f".{output.filename}.partial"
-        key, at = job_folder(job.org_id, job.id) + output.key, 0
+        target, partial = folder / made.filename, folder / f".{made.filename}.partial"
+        key, at = job_folder(job.org_id, job.id) + made.key, 0
         with partial.open("wb") as file:
-            while at < output.num_bytes:
-                data = self.storage.read(key, at, min(at + (8 << 20), output.num_bytes))
+            while at < made.num_bytes:
+                data = self.storage.read(key, at, min(at + (8 << 20), made.num_bytes))
                 if not data:
                     raise StorageUnavailable(
-                        f"{output.filename} ends after {at} of {output.num_bytes} bytes: the object is damaged."
+                        f"{made.filename} ends after {at} of {made.num_bytes} bytes: the object is damaged."
                     )
                 file.write(data)
                 at += len(data)

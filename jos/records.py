@@ -42,6 +42,7 @@ class RecordWorker(Worker):
 
     batch_size = 32
     span_records = 256  # records per span: choose 0.2–1 s of work
+    output_name = "{input_id}_output.jsonl"  # as in jos.worker.Plan
 
     def process(self, record: dict[str, Any]) -> Mapping[str, Any]:
         """One record's answer."""
@@ -57,6 +58,10 @@ class RecordWorker(Worker):
         except RecordFailed as failed:
             return failed
 
+    def error_line(self, message: str) -> Mapping[str, Any]:
+        """What stands in the output for a record that failed, beside its line_index."""
+        return {"error": message}
+
     # --- the worker contract ---
 
     def plan(self, source: Source) -> Plan:
@@ -64,7 +69,7 @@ class RecordWorker(Worker):
         bounds = cut(lines, self.span_records)
         hints = list(itertools.pairwise([*offsets, source.num_bytes]))
         message = "" if lines else "the file holds no record"
-        return Plan(bounds, hints, output_name="{input_id}_output.jsonl", message=message)
+        return Plan(bounds, hints, output_name=self.output_name, message=message)
 
     def read(self, source: Source, span: Span) -> list[Line]:
         start, end = span.hint
@@ -87,7 +92,7 @@ class RecordWorker(Worker):
             if isinstance(answer, RecordFailed)
         }
         body = b"".join(
-            _line(line.number, {"error": str(a)} if isinstance(a, RecordFailed) else a)
+            _line(line.number, self.error_line(str(a)) if isinstance(a, RecordFailed) else a)
             for line, a in zip(data, answers, strict=True)
         )
         return Output(body, failures)
@@ -96,7 +101,7 @@ class RecordWorker(Worker):
         return f"{source.filename} line {task + 1}"
 
     def failed(self, source: Source, span: Span, message: str) -> bytes:
-        return b"".join(_line(number, {"error": message}) for number in range(span.start, span.end))
+        return b"".join(_line(number, self.error_line(message)) for number in range(span.start, span.end))
 
 
 def _line(number: int, answer: Mapping[str, Any]) -> bytes:

@@ -20,7 +20,7 @@ import orjson
 import structlog
 from pydantic import ValidationError
 
-from jos import archive, removal
+from jos import archive, checkpoints, removal
 from jos.core import lifecycle, rebuild, standing
 from jos.core.errors import JosError, NotFound, StaleAttempt, StorageUnavailable, StoreUnavailable
 from jos.core.model import InputState, InputStatus, Job, JobSpec, Model, ProgressDraft, job_folder
@@ -83,6 +83,8 @@ async def recover(
     if pipelines is not None:
         await work.pipelines(pipelines)
     await work.jobs()
+    if not dry_run:
+        await work.readers()
     if files is not None and not dry_run:
         restored = await files.recover()
         work.found.files = restored if isinstance(restored, int) else len(restored or ())
@@ -287,6 +289,14 @@ class _Recovery:
             self.report(f"{job.id}  {job.status:<9}  {replay.ledger.tasks_done:,} tasks committed  {job.name}")
         else:
             self.found.there += 1
+
+    async def readers(self) -> None:
+        """The marks of all live jobs on the jobs whose checkpoints they read. They are put back once all jobs are."""
+        for job in await self.store.active():
+            with suppress(NotFound):  # not a job of this storage
+                folder = job_folder(job.org_id, job.id)
+                request = await asyncio.to_thread(self.storage.read, f"{folder}job.json")
+                await checkpoints.mark_again(self.store.connection, request.decode(), job.id)
 
     def _has_request(self, org_id: str, job_id: str) -> bool:
         return self.storage.stat(f"{job_folder(org_id, job_id)}job.json") is not None

@@ -16,14 +16,15 @@ from datetime import UTC, datetime
 
 import structlog
 
+from jos import checkpoints
 from jos.core.errors import Conflict, JosError, NotFound
 from jos.core.files import uids_in
 from jos.core.model import Job, job_folder
-from jos.files.removal import LEAVING_TAKES, LOOK_AGAIN
 from jos.files.service import Files
 from jos.storage.base import Storage
 from jos.store.connection import Connection
 from jos.store.idempotency import KEEP_SECONDS
+from jos.store.readers import LEAVING_TAKES, LOOK_AGAIN, when_left
 from jos.store.redis import Store
 
 log = structlog.get_logger()
@@ -93,14 +94,17 @@ class Removals:
         return job
 
     async def remove(self, job: Job, check: Callable[[Job], None] = check_deletable) -> None:
-        """`check` looks at the job, and once more at the very record that is removed. Raises Conflict when it does."""
+        """`check` looks at the job, and once more at the very record that is removed. Raises Conflict when it does, or
+        while a live job reads one of its checkpoints."""
         check(job)
+        readers = await when_left(lambda: checkpoints.readers(self._store, job.id))
+        readers.check_none(f"A checkpoint of job {job.id}")
         connection = self._store.connection
         name = await mark(connection, job.org_id, job.id)
         await connection.command("SET", _GRAVE + job.id, "", "EX", KEEP_SECONDS + 3600)
         try:
-            await self._store.delete(job.id, check=check)
-        except Conflict:  # it was retried meanwhile
+            await self._store.delete(job.id, check=check, readers=readers.marked)
+        except Conflict:  # it was retried meanwhile, or a job that is being created reads a checkpoint
             await connection.commands([("ZREM", MARKS, name), ("DEL", _GRAVE + job.id)])
             raise
         task = asyncio.create_task(self._sweep(job.org_id, job.id), name=f"remove {job.id}")
@@ -121,12 +125,13 @@ class Removals:
             log.warning("the folder of a deleted job could not be removed yet", job=job_id, error=str(error))
 
     async def _release(self, org_id: str, job_id: str) -> None:
-        """The files that it read may be deleted from now on."""
+        """The files and checkpoints that it read may be deleted from now on."""
         try:
             request = await asyncio.to_thread(self._storage.read, f"{job_folder(org_id, job_id)}job.json")
         except NotFound:
             return
         await self._files.release(org_id, uids_in(request.decode()), job_id)
+        await checkpoints.release(self._store.connection, request.decode(), job_id)
 
     def _empty(self, folder: str) -> None:
         self._storage.delete([f"{folder}job.json"])

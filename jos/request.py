@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from jos.core.errors import BadRequest, ConfigInvalid, Violation
+from jos.core.ids import is_id
 from jos.core.model import InputRef, JobRequest
 
 
@@ -84,7 +85,8 @@ def with_base(request: JobRequest, folder: Path) -> JobRequest:
 
 
 def input_option(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """`PORT=FILE[,key=value…]`: FILE may be a glob; the pairs become metadata: `worker.n_shots=a.csv,class=idle`."""
+    """`PORT=FILE[,key=value…]`: FILE may be a glob, or the id of a checkpoint; the pairs become metadata:
+    `worker.n_shots=a.csv,class=idle`."""
     port, equals, rest = text.partition("=")
     path, *pairs = rest.split(",")
     if not equals or not path:
@@ -101,7 +103,12 @@ def input_option(text: str) -> tuple[str, list[dict[str, Any]]]:
     paths = sorted(glob.glob(path)) if any(c in path for c in "*?[") and "://" not in path else [path]
     if not paths:
         raise BadRequest(f"--input {text!r}: no file matches {path}.")
-    return port, [{"file_id": p, "metadata": metadata} for p in paths]
+    return port_name(port), [{**named(p), "metadata": metadata} for p in paths]
+
+
+def named(text: str) -> dict[str, Any]:
+    """What a person means by one word: a checkpoint by its id (`./ckp_…` is a file of that name), else a file."""
+    return {"kind": "checkpoint", "checkpoint_id": text} if is_id(text, "ckp") else {"file_id": text}
 
 
 def set_option(parameters: dict[str, Any], text: str) -> None:
@@ -149,8 +156,9 @@ def build(
     version: str | None = None,
     priority: int | None = None,
 ) -> JobRequest:
-    """The request of `jos.run(...)`. An input is a path, `(path, class)`, or `{"file_id": …, "metadata": {…}}`; a
-    port takes one or a list; without a dot in its name it is a port of the component `worker`."""
+    """The request of `jos.run(...)`. An input is a path, `(path, class)`, the id of a checkpoint, or
+    `{"file_id": …, "metadata": {…}}`; a port takes one or a list; without a dot in its name it is a port of the
+    component `worker`."""
     merged: dict[str, Any] = {c: dict(p) for c, p in (parameters or {}).items()}
     if parallelism is not None:
         merged.setdefault("worker", {})["parallelism"] = parallelism
@@ -178,7 +186,9 @@ def listed(given: Any) -> list[Any]:
 def reference(given: Any) -> Any:
     """The InputRef, or what becomes one, of an input as `build` takes it; anything else is handed on to be refused."""
     match given:
-        case str() | Path():
+        case str() as text:
+            return named(text)
+        case Path():
             return {"file_id": str(given)}
         case (str() | Path() as path, str() as label):
             return {"file_id": str(path), "metadata": {"class": label}}

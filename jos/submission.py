@@ -1,14 +1,16 @@
 """From a request to a job that can run: validate, find every input, write `job.json`, then the record.
 
-May import: jos.core, jos.registry, jos.storage, jos.store. Tests: tests/integration/test_driver.py.
+May import: jos.core, jos.checkpoints, jos.registry, jos.storage, jos.store. Tests: tests/integration/test_driver.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+from jos import checkpoints
 from jos.core import config, lifecycle
 from jos.core.errors import BadRequest, JosError, NotFound
 from jos.core.ids import new_id
@@ -19,28 +21,21 @@ from jos.storage.source import stat_input
 from jos.store.redis import Store
 
 
-def find_inputs(request: JobRequest, pipeline: Pipeline) -> list[JobInput]:
-    """Looks at every input; raises BadRequest that names all that are missing or unreadable."""
-    refs = [(port, ref) for port, refs in request.inputs.items() for ref in refs if ref.file_id]
+def find_inputs(
+    request: JobRequest, pipeline: Pipeline, storage: Storage, models: Mapping[str, checkpoints.Found]
+) -> list[JobInput]:
+    """Looks at every input; raises BadRequest that names all that are missing or unreadable. `models`: the checkpoints
+    that there are."""
+    refs = [(port, ref) for port, refs in request.inputs.items() for ref in refs]
 
     def look(named: tuple[str, InputRef]) -> JobInput | JosError:
         port, ref = named
-        assert ref.file_id is not None
         try:
-            num_bytes, fingerprint = stat_input(ref.file_id)
+            if ref.file_id is not None:
+                return _of_file(port, ref, ref.file_id, pipeline.inputs[port].tracked)
+            return checkpoints.as_input(storage, port, ref, _known(ref.checkpoint_id or "", models))
         except JosError as error:
             return error
-        return JobInput(
-            id=new_id("inp"),
-            port=port,
-            url=ref.file_id,
-            filename=ref.file_id.rstrip("/").rpartition("/")[2],
-            file_id=ref.file_id,
-            num_bytes=num_bytes,
-            fingerprint=fingerprint,
-            metadata=ref.metadata,
-            tracked=pipeline.inputs[port].tracked,
-        )
 
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(look, refs))
@@ -54,11 +49,27 @@ def find_inputs(request: JobRequest, pipeline: Pipeline) -> list[JobInput]:
     return [f for f in found if isinstance(f, JobInput)]
 
 
-def specify(request: JobRequest, registry: Registry, org_id: str, job_id: str | None = None) -> JobSpec:
-    """The resolved request. Raises NotFound (pipeline), ConfigInvalid (all violations), BadRequest (inputs)."""
-    pipeline = registry.get(request.pipeline_key, request.pipeline_version)
-    parameters = config.resolve(pipeline, request)
-    return resolved(request, pipeline, parameters, find_inputs(request, pipeline), org_id, job_id)
+def _of_file(port: str, ref: InputRef, url: str, tracked: bool) -> JobInput:
+    num_bytes, fingerprint = stat_input(url)
+    return JobInput(
+        id=new_id("inp"),
+        port=port,
+        url=url,
+        filename=url.rstrip("/").rpartition("/")[2],
+        file_id=url,
+        num_bytes=num_bytes,
+        fingerprint=fingerprint,
+        metadata=ref.metadata,
+        tracked=tracked,
+    )
+
+
+def _known(checkpoint_id: str, models: Mapping[str, checkpoints.Found]) -> checkpoints.Found:
+    if checkpoint_id not in models:
+        raise NotFound(
+            f"There is no checkpoint {checkpoint_id}.", suggestion="`jos checkpoints JOB` lists those of a training."
+        )
+    return models[checkpoint_id]
 
 
 def resolved(
@@ -85,8 +96,15 @@ async def submit(
     request: JobRequest, store: Store, storage: Storage, registry: Registry, org_id: str, job_id: str | None = None
 ) -> Job:
     """Creates a job, PENDING, for a driver that admits itself. `job.json` is written first: a record without it could
-    never run, while the other way round only a file is left behind."""
-    return await enter(await asyncio.to_thread(specify, request, registry, org_id, job_id), store, storage, queue="")
+    never run, while the other way round only a file is left behind. Raises NotFound (pipeline), ConfigInvalid (all
+    violations), BadRequest (inputs)."""
+    pipeline = await asyncio.to_thread(registry.get, request.pipeline_key, request.pipeline_version)
+    parameters = config.resolve(pipeline, request, model_files=True)
+    models = await checkpoints.named(store, org_id, request)
+    inputs = await asyncio.to_thread(find_inputs, request, pipeline, storage, models)
+    spec = resolved(request, pipeline, parameters, inputs, org_id, job_id)
+    await checkpoints.mark_reader(store.connection, models.values(), spec.id)
+    return await enter(spec, store, storage, queue="")
 
 
 async def enter(spec: JobSpec, store: Store, storage: Storage, queue: str | None = None) -> Job:

@@ -98,9 +98,10 @@ def run_worker(
     scattered: Mapping[str, Sequence[Source]] | None = None,
 ) -> Outputs:
     """All tasks of all files, span by span, in order; a trainer's steps after what it prepares of `scattered`, ports
-    to sources. Exceptions come through: nothing is tried again."""
+    to sources, which it finds among its inputs too. Exceptions come through: nothing is tried again."""
     outputs = Outputs()
-    worker = make_worker(kind, config or {}, replicated or {}, outputs.events)
+    inputs = {**(replicated or {}), **(scattered or {})}
+    worker = make_worker(kind, config or {}, inputs, outputs.events)
     if isinstance(worker, Trainer):
         _train(worker, scattered or {}, outputs)
         return outputs
@@ -148,5 +149,5 @@ def _run_file(worker: Worker, source: Source, outputs: Outputs) -> tuple[Plan, d
 
 def _keep(plan: Plan, source: LocalFile, part: int, body: bytes, outputs: Outputs) -> None:
     if plan.output_name is not None:
-        name = plan.output_name.format(input_id=source.id, stem=source.path.stem, part=part)
+        name = plan.output_name.format(input_id=source.id, file_uid=source.path.stem, stem=source.path.stem, part=part)
         outputs.files[name] = plan.header + body

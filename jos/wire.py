@@ -155,36 +155,28 @@ def _parameters(value: Any) -> Any:
 
 
 Ref = Annotated[InputRef, BeforeValidator(_ref)]
-_REFS: TypeAdapter[list[InputRef]] = TypeAdapter(Annotated[list[Ref], FailFast()])
 
 
-def _refs(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """All that is wrong from the first mistake on, as far as a person would read it."""
-    try:
-        return _REFS.validate_python([] if value is None else value)
-    except ValidationError as error:
-        at = next(iter(error.errors(include_url=False)[0]["loc"]), 0)
-        return validate(value[: int(at) + _MOST_WRONG] if isinstance(value, list) else value)
+def long_list(item: Any) -> WrapValidator:
+    """For a list of `item` in a body: all that is wrong from the first mistake on, as far as a person would read it;
+    null is as good as an empty one."""
+    quick: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[item], FailFast()])
+
+    def checked(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return quick.validate_python([] if value is None else value)
+        except ValidationError as error:
+            at = next(iter(error.errors(include_url=False)[0]["loc"]), 0)
+            return validate(value[: int(at) + _MOST_WRONG] if isinstance(value, list) else value)
+
+    return WrapValidator(checked)
 
 
-class JobCreate(BaseModel):
-    """The body of POST /batch/jobs. Fields that it does not know are passed over, as clients of other services may
-    send some; not so one that looks like a misspelt field that is missing."""
+class Body(BaseModel):
+    """Of a creation. Fields that it does not know are passed over, as clients of other services may send some; not so
+    one that looks like a misspelt field that is missing."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"additionalProperties": True})
-    name: str = Field(min_length=1, max_length=255)
-    pipeline_type: Literal["batch", "training"]
-    pipeline_key: str = Field(max_length=255)
-    pipeline_version: Annotated[str | None, BeforeValidator(_or_none)] = Field(default=None, max_length=64)
-    inputs: Annotated[
-        dict[str, Annotated[list[Ref], WrapValidator(_refs)]],
-        BeforeValidator(_given),
-    ] = {}
-    parameters: Annotated[
-        dict[str, Annotated[ComponentParameters, BeforeValidator(_parameters)]],
-        BeforeValidator(_given),
-    ] = {}
-    priority: int | None = Field(default=None, strict=True, ge=-1_000_000, le=1_000_000)
 
     @model_validator(mode="before")
     @classmethod
@@ -199,6 +191,25 @@ class JobCreate(BaseModel):
             if len(name) < 64 and difflib.get_close_matches(name.lower(), missing, 1, _LOOKS_LIKE)
         ]
         return {name: value[name] for name in [*cls.model_fields, *misspelt] if name in value}
+
+
+class JobCreate(Body):
+    """The body of POST /batch/jobs. Fields that it does not know are passed over, as clients of other services may
+    send some; not so one that looks like a misspelt field that is missing."""
+
+    name: str = Field(min_length=1, max_length=255)
+    pipeline_type: Literal["batch", "training"]
+    pipeline_key: str = Field(max_length=255)
+    pipeline_version: Annotated[str | None, BeforeValidator(_or_none)] = Field(default=None, max_length=64)
+    inputs: Annotated[
+        dict[str, Annotated[list[Ref], long_list(Ref)]],
+        BeforeValidator(_given),
+    ] = {}
+    parameters: Annotated[
+        dict[str, Annotated[ComponentParameters, BeforeValidator(_parameters)]],
+        BeforeValidator(_given),
+    ] = {}
+    priority: int | None = Field(default=None, strict=True, ge=-1_000_000, le=1_000_000)
 
 
 class Cancelled(Wire):
@@ -359,6 +370,8 @@ class Checkpoint(Wire):
     name: str
     step: int
     metrics: Json = {}
+    data: DataRef | None = None  # its bytes; None from a server that does not show them
+    expires_at: Time | None = None  # of the link in data.ref
     created_at: Time
 
 

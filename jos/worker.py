@@ -81,7 +81,8 @@ class Plan:
     bounds      span i = tasks [bounds[i], bounds[i+1]); made by `jos.core.spans.cut`; [0] for no tasks at all
     hints       one JSON value per span, or [] for none
     part_tasks  tasks per output file; spans never cross its multiples
-    output_name format of the output files' names with {input_id} {stem} {part}; None = no output files
+    output_name format of the output files' names with {input_id} {file_uid} {stem} {part}; None = no output files.
+                {file_uid} = the uploaded file's uid without its prefix, letters and digits only
     header      bytes put once at the start of every output file
     """
 

@@ -26,6 +26,7 @@ from jos.api import (
     registry,
     signed,
     stream,
+    tuning,
     uploads,
 )
 from jos.api.catalogue import Catalogue
@@ -45,7 +46,9 @@ from jos.store.pipelines import Pipelines
 from jos.wiring import Wired, open_queues, wired
 
 ROOMS = (jobs, events, stream, inputs, outputs, registry, uploads, files, signed, keys)
-BASES = ("/v0.5", "/api/v0.5", "/api")  # the same for all clients; only the first is shown in the description
+# the same for all clients; only the first of each is shown in the description
+BASES = ("/v0.5", "/api/v0.5", "/api")
+TUNING_BASES = ("/v0.6", "/api/v0.6", "/api")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -67,6 +70,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for base in BASES:
         for room in ROOMS:
             app.include_router(room.router, prefix=base, include_in_schema=base == BASES[0])
+    for base in TUNING_BASES:
+        app.include_router(tuning.router, prefix=base, include_in_schema=base == TUNING_BASES[0])
     for room in (health, docs_page):
         app.include_router(room.router)
     errors.install(app)

@@ -11,19 +11,17 @@ import contextlib
 import hashlib
 from collections.abc import Mapping
 
-from jos import removal, wire
+from jos import checkpoints, removal, wire
 from jos.api.context import Caller, Service
 from jos.core import config
 from jos.core.errors import BadRequest, Conflict, Forbidden, NotFound, TooManyRequests
 from jos.core.files import File, FileStatus
-from jos.core.ids import is_id, new_id
-from jos.core.model import Checkpoint, InputRef, Job, JobInput, JobRequest, Pipeline, job_folder
-from jos.storage.source import stat_input
+from jos.core.ids import new_id
+from jos.core.model import InputRef, Job, JobInput, JobRequest, Pipeline
 from jos.store import idempotency
 from jos.submission import enter, resolved
 from jos.tracing import span
 
-_TRAINING_JOBS = 50  # looked at in one go for a checkpoint
 _QUEUE_SECONDS = 30  # what a client is told to wait while too many jobs wait
 _LONGEST = 300  # characters of a name that are shown; no file has a longer one
 
@@ -36,7 +34,8 @@ async def create(parts: Service, caller: Caller, body: wire.JobCreate, idempoten
     pipeline = await parts.catalogue.runnable(caller.org_id, body.pipeline_key, body.pipeline_version)
     request = JobRequest.model_construct(**vars(body))  # every part of it is validated already
     parameters = config.resolve(pipeline, request)
-    inputs = await _inputs(parts, caller.org_id, request, pipeline)
+    models = await checkpoints.named(parts.store, caller.org_id, request)
+    inputs = await _inputs(parts, caller.org_id, request, pipeline, models)
     job_id = new_id("job")
     if idempotency_key is not None:
         job_id, first = await _claim(parts, caller.org_id, idempotency_key, body, job_id)
@@ -46,7 +45,8 @@ async def create(parts: Service, caller: Caller, body: wire.JobCreate, idempoten
             if await removal.deleted(parts.connection, job_id):  # its folder may still be on its way out
                 raise Conflict("The job of this Idempotency-Key was deleted.", suggestion="Take a fresh key.")
     spec = resolved(request, pipeline, parameters, [source for source, _ in inputs], caller.org_id, job_id)
-    # before the record is there: a file must not be deleted between the look at it and the job
+    # before the record is there: what it reads must not be deleted between the look at it and the job
+    await checkpoints.mark_reader(parts.connection, models.values(), job_id)
     await _mark(parts, caller.org_id, sorted({uid for _, uid in inputs if uid}), job_id)
     queue = parts.queues.queue_of(pipeline.pipeline_key, pipeline.queue)
     try:
@@ -113,26 +113,23 @@ async def _claim(parts: Service, org_id: str, key: str, body: wire.JobCreate, jo
 
 
 async def _inputs(
-    parts: Service, org_id: str, request: JobRequest, pipeline: Pipeline
+    parts: Service, org_id: str, request: JobRequest, pipeline: Pipeline, models: Mapping[str, checkpoints.Found]
 ) -> list[tuple[JobInput, str | None]]:
     """Every input, with the uid of its file. Raises BadRequest that names all that cannot be read."""
     refs = [(port, ref) for port, refs in request.inputs.items() for ref in refs]
     names = list(dict.fromkeys(ref.file_id for _, ref in refs if ref.file_id))
     files = await parts.files.named(org_id, names) if names else {}
-    checkpoints = {
-        ref.checkpoint_id: await find_checkpoint(parts, org_id, ref.checkpoint_id)
-        for _, ref in refs
-        if ref.checkpoint_id
-    }
-    _check_readable(names, files, [name for name, found in checkpoints.items() if found is None])
+    asked = dict.fromkeys(ref.checkpoint_id for _, ref in refs if ref.checkpoint_id)
+    _check_readable(names, files, [name for name in asked if name not in models])
     made: list[tuple[JobInput, str | None]] = []
     for port, ref in refs:
         tracked = pipeline.inputs[port].tracked
         if ref.file_id:
             file = files[ref.file_id]
             made.append((_of_file(parts, port, ref, file, tracked), file.uid))
-        elif ref.checkpoint_id and (found := checkpoints[ref.checkpoint_id]):
-            made.append((await asyncio.to_thread(_of_checkpoint, parts, port, ref, *found), None))
+        elif ref.checkpoint_id:
+            found = models[ref.checkpoint_id]
+            made.append((await asyncio.to_thread(checkpoints.as_input, parts.storage, port, ref, found), None))
     return made
 
 
@@ -164,44 +161,9 @@ def _of_file(parts: Service, port: str, ref: InputRef, file: File, tracked: bool
         url=parts.storage.location(file.key),
         filename=file.name,
         file_id=file.name,
+        file_uid=file.uid,
         num_bytes=file.num_bytes,
         fingerprint=file.fingerprint,
         metadata=ref.metadata,
         tracked=tracked,
     )
-
-
-def _of_checkpoint(parts: Service, port: str, ref: InputRef, job_id: str, org_id: str, found: Checkpoint) -> JobInput:
-    url = parts.storage.location(job_folder(org_id, job_id) + found.key)
-    num_bytes, fingerprint = stat_input(url)
-    return JobInput(
-        id=new_id("inp"),
-        port=port,
-        url=url,
-        filename=found.name,
-        file_id=found.id,
-        num_bytes=num_bytes,
-        fingerprint=fingerprint,
-        metadata=ref.metadata,
-        tracked=False,
-    )
-
-
-async def find_checkpoint(parts: Service, org_id: str, wanted: str) -> tuple[str, str, Checkpoint] | None:
-    """(job, organisation, checkpoint), among the organisation's training jobs, the newest first."""
-    if not is_id(wanted, "ckp"):
-        return None
-    offset = 0
-    while True:
-        _, jobs = await parts.store.jobs(org_id, offset, _TRAINING_JOBS, pipeline_type="training")
-        for job, found in zip(jobs, await _checkpoints(parts, jobs), strict=True):
-            for checkpoint in found:
-                if checkpoint.id == wanted:
-                    return job.id, job.org_id, checkpoint
-        if len(jobs) < _TRAINING_JOBS:
-            return None
-        offset += len(jobs)
-
-
-async def _checkpoints(parts: Service, jobs: list[Job]) -> list[list[Checkpoint]]:
-    return await asyncio.gather(*(parts.store.checkpoints(job.id) for job in jobs))

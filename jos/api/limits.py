@@ -28,7 +28,7 @@ SEARCHES = 2  # at once in one process: each looks at every job of an organisati
 SEARCH_PATIENCE = 5.0  # seconds that one waits for its turn
 _MOST_BUCKETS = 20_000
 
-_JOBS = re.compile(r"(/api)?(/v0\.5)?/batch/jobs/?")
+_JOBS = re.compile(r"(/api)?((/v0\.5)?/batch|(/v0\.6)?/fine_tuning)/jobs/?")
 # what takes whole files has limits of its own, in its room
 _FILES = re.compile(r"(/api)?(/v0\.5)?/(files(/base64)?/?|signed/.*)")
 

@@ -45,6 +45,23 @@ EXAMPLE_JOB = {
     },
 }
 
+EXAMPLE_TUNING = {
+    "name": "pump 7",
+    "model": "omega",
+    "method": {
+        "type": "head",
+        "head": {
+            "hyperparameters": {"batch_size": 64, "n_epochs": 60},
+            "reader": {"data_columns": ["pressure", "flow"], "window_size": 64, "step_size": 8},
+        },
+    },
+    "training_files": [
+        {"type": "n_shot", "file_id": "idle.csv", "label": "idle", "format": "csv"},
+        {"type": "n_shot", "file_id": "running.csv", "label": "running", "format": "csv"},
+    ],
+    "seed": 7,
+}
+
 
 def install(app: FastAPI) -> None:
     def described() -> dict[str, Any]:
@@ -74,6 +91,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for name in _GUESSED:
         schemas.pop(name, None)
     schemas["JobCreate"]["examples"] = [EXAMPLE_JOB]
+    schemas["TuningCreate"]["examples"] = [EXAMPLE_TUNING]
     return found
 
 

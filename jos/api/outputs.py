@@ -18,7 +18,7 @@ from jos.api.context import Parts, base_url
 from jos.api.errors import documented
 from jos.api.inputs import Port
 from jos.api.shapes import Limit, Offset, said
-from jos.core.model import Job, JobInput, Output, job_folder
+from jos.core.model import Checkpoint, Job, JobInput, Output, job_folder
 from jos.links import LINK_SECONDS, Links
 
 router = APIRouter(prefix="/batch/jobs", tags=["outputs"])
@@ -60,14 +60,19 @@ async def list_outputs(
     responses=documented(400, 404),
     summary="List checkpoints",
 )
-async def list_checkpoints(job: TheirJob, parts: Parts, offset: Offset = 0, limit: Limit = 20) -> Response:
-    """Of a training job, by step. The id of one is an input of another job: `{"kind": "checkpoint", …}`."""
+async def list_checkpoints(
+    request: Request, job: TheirJob, parts: Parts, offset: Offset = 0, limit: Limit = 20
+) -> Response:
+    """Of a training job, by step. The id of one is an input of another job: `{"kind": "checkpoint", …}`. `data.ref` is
+    good for an hour; list again for a new one."""
     found = await parts.store.checkpoints(job.id)
-    page = [
-        wire.Checkpoint(id=one.id, name=one.name, step=one.step, metrics=one.metrics, created_at=one.created_at)
-        for one in found[offset : offset + limit]
-    ]
-    return said(wire.CheckpointList(job_id=job.id, total=len(found), offset=offset, limit=limit, checkpoints=page))
+    base, now = base_url(request), datetime.now(UTC)
+
+    def page() -> list[wire.Checkpoint]:
+        return [_model(parts.links, job, one, base, now) for one in found[offset : offset + limit]]
+
+    shown = await asyncio.to_thread(page)
+    return said(wire.CheckpointList(job_id=job.id, total=len(found), offset=offset, limit=limit, checkpoints=shown))
 
 
 def _shown(links: Links, job: Job, output: Output, source: JobInput | None, base: str, now: datetime) -> wire.Output:
@@ -83,4 +88,18 @@ def _shown(links: Links, job: Job, output: Output, source: JobInput | None, base
         ),
         expires_at=now + timedelta(seconds=LINK_SECONDS),
         created_at=output.created_at,
+    )
+
+
+def _model(links: Links, job: Job, one: Checkpoint, base: str, now: datetime) -> wire.Checkpoint:
+    key = job_folder(job.org_id, job.id) + one.key
+    ref = links.download(key, one.filename, base, LINK_SECONDS)
+    return wire.Checkpoint(
+        id=one.id,
+        name=one.name,
+        step=one.step,
+        metrics=one.metrics,
+        data=shapes.data_ref(ref, one.filename, one.num_bytes),
+        expires_at=now + timedelta(seconds=LINK_SECONDS),
+        created_at=one.created_at,
     )

@@ -9,7 +9,7 @@ May import: httpx2, jos.wire, jos.profiles, jos.client.*. Tests: tests/unit/test
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -24,6 +24,9 @@ from jos.client.inputs import sort_out
 from jos.client.stream import PAGE
 from jos.core.errors import BadRequest, NotFound
 from jos.core.model import ComponentParameters, InputRef, JobRequest
+from jos.finetune import EVAL, TRAIN, labelled, pipeline_of, upload_names
+from jos.finetune import parameters as tuning
+from jos.request import listed
 from jos.wire import JobCreate
 
 
@@ -62,6 +65,48 @@ class Client:
 
     def job(self, job_id: str) -> Job:
         return self.jobs.get(job_id)
+
+    def fine_tune(
+        self,
+        train: Any,
+        columns: Sequence[str],
+        window: int,
+        *,
+        validation: Any = (),
+        method: str = "head",
+        step: int | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        parallelism: int | None = None,
+        replace: bool = False,
+        progress: bool | Callable[[int, int], object] = False,
+    ) -> Job:
+        """Trains a classifier from labelled CSV files here, which are uploaded first; after `job.wait()` the best model
+        is `job.checkpoints()[-1].id`.
+
+        train, validation: one or several of: a folder whose sub-folders are the classes, a glob, or (file, class).
+        columns: names of the header. window, step: rows. method: head (trained) or knn (stored examples).
+        """
+        files = {TRAIN: labelled(listed(train), "train"), EVAL: labelled(listed(validation), "validation")}
+        names = upload_names(path for pairs in files.values() for path, _ in pairs)
+        parameters = tuning(columns, window, step=step, epochs=epochs, batch_size=batch_size, seed=seed)
+        if parallelism is not None:
+            parameters["worker"]["parallelism"] = parallelism
+        request = JobRequest(
+            name=name or f"fine-tuning ({method})",
+            pipeline_type="training",
+            pipeline_key=pipeline_of(method),
+            inputs={
+                port: [InputRef(file_id=names[path], metadata={"class": label}) for path, label in pairs]
+                for port, pairs in files.items()
+                if pairs
+            },
+            parameters=parameters,
+        )
+        local = [(Path(path).expanduser(), called) for path, called in names.items()]
+        return self.jobs.create_from(request, local, replace=replace, progress=progress)
 
     def queue(self) -> dict[str, int]:
         """How many jobs wait, by pipeline type."""
@@ -128,15 +173,30 @@ class Jobs:
         idempotency_key: str | None,
     ) -> Job:
         named = sort_out(inputs, folder)
+        made = request.model_copy(update={"inputs": named.inputs})
+        local = [(path, path.name) for path in named.local]
+        return self.create_from(made, local, replace=replace, progress=progress, idempotency_key=idempotency_key)
+
+    def create_from(
+        self,
+        request: JobRequest,
+        files: Sequence[tuple[Path, str]],
+        *,
+        replace: bool = False,
+        progress: bool | Callable[[int, int], object] = False,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """A request whose inputs are all on the server, or among the files, which are uploaded first: (path, the name
+        that it is to have there)."""
         pipeline_type = request.pipeline_type or self._type_of(request.pipeline_key, request.pipeline_version)
-        if named.local:
-            self._files.upload([*named.local], replace=replace, progress=progress)
+        if files:
+            self._files.upload_as(files, replace=replace, progress=progress)
         body = JobCreate(
             name=request.name,
             pipeline_type=pipeline_type,
             pipeline_key=request.pipeline_key,
             pipeline_version=request.pipeline_version,
-            inputs={port: [_bare(r) for r in refs] for port, refs in named.inputs.items()},
+            inputs={port: [_bare(r) for r in refs] for port, refs in request.inputs.items()},
             parameters=request.parameters,
             priority=request.priority,
         )

@@ -89,10 +89,25 @@ class Files:
         paths = expand(sources)
         if name is not None and len(paths) != 1:
             raise BadRequest(f"name={name!r} is for one file; these are {len(paths)}.")
-        names = [name or path.name for path in paths]
-        total = sum(p.stat().st_size for p in paths)
+        return self.upload_as(
+            [(path, name or path.name) for path in paths],
+            replace=replace,
+            workers=workers,
+            progress=progress,
+        )
+
+    def upload_as(
+        self,
+        files: Sequence[tuple[Path, str]],
+        *,
+        replace: bool = False,
+        workers: int = WORKERS,
+        progress: bool | Callable[[int, int], object] = False,
+    ) -> list[FileRecord]:
+        """As `upload`, of files with the names that they are to have on the server."""
+        total = sum(path.stat().st_size for path, _ in files)
         with metered(progress, total, "upload") as meter:
-            return self._upload_all(list(zip(paths, names, strict=True)), replace, workers, meter)
+            return self._upload_all(files, replace, workers, meter)
 
     def _upload_all(
         self, files: Sequence[tuple[Path, str]], replace: bool, workers: int, meter: Meter

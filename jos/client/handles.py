@@ -178,11 +178,36 @@ class Job:
         return pages(page)
 
     def checkpoints(self) -> list[wire.Checkpoint]:
+        """Of a training job, by step: the last is the best. Its `id` is an input of another job."""
+
         def page(offset: int) -> tuple[int, Sequence[wire.Checkpoint]]:
             found = self._http.get(f"{self._path}/checkpoints", wire.CheckpointList, offset=offset, limit=PAGE)
             return found.total, found.checkpoints
 
         return pages(page)
+
+    def fetch_checkpoint(
+        self,
+        checkpoint: wire.Checkpoint,
+        folder: str | Path = ".",
+        *,
+        progress: bool | Callable[[int, int], object] = False,
+    ) -> Path:
+        """One of `checkpoints()` as a file in `folder`; complete or not there at all."""
+
+        def ref_of(one: wire.Checkpoint) -> str:
+            if one.data is None:
+                raise NotFound("this server does not give the bytes of checkpoints.", suggestion="Update the server.")
+            return one.data.ref
+
+        def renewed() -> str:
+            return ref_of(next(one for one in self.checkpoints() if one.id == checkpoint.id))
+
+        first, data = ref_of(checkpoint), checkpoint.data
+        name, size = (plain_name(data.filename), data.num_bytes) if data else ("", 0)
+        target = Path(folder).expanduser() / name
+        with metered(progress, size, name) as meter:
+            return fetch(self._http, first, target, keyed=False, num_bytes=size, renew=renewed, add=meter.add)
 
     def download(
         self, folder: str | Path = ".", *, progress: bool | Callable[[int, int], object] = False

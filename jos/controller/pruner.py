@@ -95,7 +95,7 @@ class Pruner:
                 try:
                     await self._removals.remove(job, check)
                     log.info("removed", job=job.id, ended=str(ended_at(job)))
-                except Conflict:  # retried meanwhile
+                except Conflict:  # retried meanwhile, or a live job reads its checkpoint: another time
                     continue
                 except JosError as error:
                     complain("pruner: retention", error, self._metrics.failed)

@@ -19,10 +19,11 @@ MOST = 1000  # violations of one kind that are gathered: a body can hold million
 MOST_VALUES = 20_000  # of one component's configuration; each may be wrong, and an error is a thousand times as large
 
 
-def resolve(pipeline: Pipeline, request: JobRequest) -> dict[str, Json]:
+def resolve(pipeline: Pipeline, request: JobRequest, *, model_files: bool = False) -> dict[str, Json]:
     """The merged parameters of every component: {component: {"parallelism": n, "config": {…}}}.
 
     Raises ConfigInvalid with every violation of parameters and inputs. Whether the files exist is not looked at.
+    `model_files`: a port of checkpoints takes files as well, for an engine that reads paths and URLs.
     """
     found = list(_check_type(pipeline, request))
     merged: dict[str, Json] = {}
@@ -37,7 +38,7 @@ def resolve(pipeline: Pipeline, request: JobRequest) -> dict[str, Json]:
         # a checkpoint brings the configuration it was trained with
         found += [one for one in wrong if one.code != "missing"] if _has_checkpoint(pipeline, request) else wrong
         merged[component] = {"parallelism": parallelism, "config": config}
-    found += islice(_check_inputs(pipeline, request), MOST)
+    found += islice(_check_inputs(pipeline, request, model_files), MOST)
     if found:
         fits = "1 thing in the request does" if len(found) == 1 else f"{len(found)} things in the request do"
         which = f"pipeline {pipeline.pipeline_key} {pipeline.pipeline_version}"
@@ -142,7 +143,7 @@ def _has_checkpoint(pipeline: Pipeline, request: JobRequest) -> bool:
     return any(port.mode is PortMode.CHECKPOINT and request.inputs.get(name) for name, port in pipeline.inputs.items())
 
 
-def _check_inputs(pipeline: Pipeline, request: JobRequest) -> Iterator[Violation]:
+def _check_inputs(pipeline: Pipeline, request: JobRequest, model_files: bool) -> Iterator[Violation]:
     for name in sorted(request.inputs.keys() - pipeline.inputs.keys()):
         hint = did_you_mean(name, pipeline.inputs)
         yield Violation(json_path(("inputs", name)), f"is not an input port of this pipeline.{hint}", "unknown")
@@ -154,7 +155,7 @@ def _check_inputs(pipeline: Pipeline, request: JobRequest) -> Iterator[Violation
             what = "a checkpoint" if port.mode is PortMode.CHECKPOINT else "at least one file"
             yield Violation(json_path(("inputs", name)), f"is required: give it {what}.", "missing")
         elif port.mode is PortMode.CHECKPOINT:
-            yield from _check_checkpoint(name, refs)
+            yield from _check_checkpoint(name, refs, model_files)
         else:
             yield from _check_files(name, refs)
             if refs and port.mode is PortMode.N_SHOT and not replaced:
@@ -170,11 +171,13 @@ def _check_files(port: str, refs: list[InputRef]) -> Iterator[Violation]:
             yield Violation(json_path((*at, "file_id")), "is required.", "missing")
 
 
-def _check_checkpoint(port: str, refs: list[InputRef]) -> Iterator[Violation]:
+def _check_checkpoint(port: str, refs: list[InputRef], model_files: bool) -> Iterator[Violation]:
     if len(refs) > 1:
         yield Violation(json_path(("inputs", port)), f"takes one checkpoint, not {len(refs)}.")
     for index, ref in enumerate(refs):
         at = ("inputs", port, index)
+        if model_files and ref.kind == "file" and ref.file_id and ref.checkpoint_id is None:
+            continue
         if ref.kind != "checkpoint" or ref.file_id is not None:
             yield Violation(json_path(at), 'is a file; this port takes {"kind": "checkpoint", "checkpoint_id": …}.')
         elif not ref.checkpoint_id:
@@ -196,5 +199,5 @@ def _check_classes(port: str, rules: InputPort, refs: list[InputRef]) -> Iterato
                 yield Violation(path, message, "missing")
             else:
                 yield Violation(path, "must be text that is not empty: the name of the file's class.")
-    if len(classes) == 1:
+    if len(classes) == 1 and rules.required:  # files that only score a classifier may show one
         yield Violation(json_path(("inputs", port)), f'has only the class "{classes.pop()}"; two or more are needed.')

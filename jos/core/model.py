@@ -193,8 +193,10 @@ class JobInput(Model):
     url: str  # fsspec URL or absolute path that every index can read
     filename: str  # basename, for people and for output names
     file_id: str
+    file_uid: str | None = None  # fil_… of an uploaded file; the service knows it
     num_bytes: int
     fingerprint: str  # changes when the content may have changed (mtime or ETag); checked at each opening
+    sha256: str | None = None  # of the whole content, where it is known: of a checkpoint; checked at each opening
     metadata: dict[str, Any] = {}
     tracked: bool = True
 
@@ -357,6 +359,11 @@ class Checkpoint(Model):
     num_bytes: int
     sha256: str
     created_at: datetime
+
+    @property
+    def filename(self) -> str:
+        """What it is called outside of JOS."""
+        return f"{self.id}.ckpt"
 
 
 def utc(when: datetime) -> str:

@@ -6,14 +6,16 @@ May import: stdlib, jos.core. Tests: tests/unit/test_dispatch.py.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jos.core.ledger import STEPS, InputLedger
+from jos.core.model import JobInput
 
 RETRY_GROUPS = 10_000_000  # plans made after the n-th retry are numbered from n times this
 SINGLE_GROUPS = 5_000_000  # and those of inputs planned alone from here on
+_SHORTENED = 16  # leading letters of a uid that may go: what is left of it is random, and names nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,22 @@ def ready_parts(plan: InputPlan, ledger: InputLedger, start: int, end: int) -> l
         return []
     parts = range(plan.part_of(start), plan.part_of(end - 1) + 1)
     return [p for p in parts if p not in ledger.finished and ledger.done.covers(*plan.part_range(p))]
+
+
+def uids_for_names(inputs: Sequence[JobInput]) -> list[str]:
+    """What {file_uid} stands for in the names of each input's outputs: different for all, of letters and digits.
+
+    Clients look for a name that holds the file's uid or a piece of it. So the first input of a file has the uid without
+    its prefix, each further one a letter less; without a uid it is the input's own.
+    """
+    seen: dict[str, int] = {}
+    names = []
+    for one in inputs:
+        uid = (one.file_uid or "").rpartition("_")[2]
+        times = seen[uid] = seen.get(uid, -1) + 1
+        own = one.id.rpartition("_")[2]
+        names.append(uid[times:] if uid and times <= _SHORTENED else own)
+    return names
 
 
 def plan_groups(sizes: list[tuple[int, int]], most: int = 64, most_bytes: int = 256 << 20) -> list[PlanWork]:

@@ -142,7 +142,11 @@ def _check_ports(pipeline: Pipeline) -> Iterator[Violation]:
         at = ("inputs", name)
         if port.mode is PortMode.CHECKPOINT and port.tracked:
             yield Violation(json_path((*at, "tracked")), "must be false: a checkpoint is never worked through.")
-        if port.mode is not PortMode.FILES and port.distribute is Distribute.SCATTER:
+        # labelled files are shared out where something is learned from them, each at a time
+        whole = (
+            {PortMode.CHECKPOINT} if pipeline.pipeline_type == "training" else {PortMode.CHECKPOINT, PortMode.N_SHOT}
+        )
+        if port.mode in whole and port.distribute is Distribute.SCATTER:
             yield Violation(json_path((*at, "distribute")), "must be replicate: every index needs all of it.")
         elif port.distribute is Distribute.SCATTER and not port.tracked:
             yield Violation(json_path((*at, "tracked")), "must be true: what is shared out is counted in progress.")

@@ -24,7 +24,7 @@ from jos.core.dispatch import STORAGE_BACKOFF
 from jos.core.errors import JosError, StorageUnavailable
 from jos.core.ledger import STEPS, Blob, Commit, Entry, Finished
 from jos.core.model import JobSpec, utc
-from jos.core.plan import InputPlan, ready_parts
+from jos.core.plan import InputPlan, ready_parts, uids_for_names
 from jos.storage.base import Storage
 from jos.storage.log import CommitLog
 
@@ -54,6 +54,7 @@ class Committer:
         self.spec, self.storage, self.log, self.attempt, self.plans = spec, storage, commit_log, attempt, plans
         self.committed, self.failed = committed, failed
         self.folder = commit_log.prefix
+        self.uids = uids_for_names(spec.inputs)
         self.commits: list[Commit] = []
         self.finished: list[tuple[Finished, list[str]]] = []  # and the bodies that it makes superfluous
         self.wake = asyncio.Event()
@@ -178,7 +179,8 @@ class Committer:
         assert plan.output_name is not None
         source = self.spec.inputs[plan.input]
         stem = PurePosixPath(source.filename).stem
-        name = functools.partial(plan.output_name.format, input_id=source.id, part=part)
+        uid = self.uids[plan.input]
+        name = functools.partial(plan.output_name.format, input_id=source.id, file_uid=uid, part=part)
         spare = LONGEST_NAME - len(name(stem="").encode())
         return name(stem=stem.encode()[: max(spare, 0)].decode(errors="ignore")).replace("/", "_")
 

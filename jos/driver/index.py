@@ -2,7 +2,7 @@
 
 Three threads, so that reading, computing and writing of neighbouring spans overlap; small queues between them, so
 that memory stays flat. Only ids, counts and digests go back to the driver; bytes go to object storage.
-May import: jos.core, jos.storage, jos.worker. The worker class is imported here and nowhere else.
+May import: jos.core, jos.storage, jos.worker.
 Tests: tests/unit/test_index.py (without Ray), tests/integration/test_driver.py.
 """
 
@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import ctypes
 import hashlib
-import importlib
-import itertools
 import os
 import queue
 import re
@@ -32,11 +30,12 @@ from jos.core.ledger import MAX_FAILURES, STEPS, Blob, Commit
 from jos.core.model import Distribute, JobSpec
 from jos.core.plan import InputPlan, PlanWork, SpanWork, Work
 from jos.core.stimuli import SpanFault
+from jos.driver.contract import checked_output, checked_plan, load_worker
 from jos.driver.messages import IndexConfig, LeaseReply, Ready, WorkerEvent
 from jos.driver.prepared import prepared
 from jos.storage import open_storage
 from jos.storage.source import FileSource, source_of
-from jos.worker import Context, InputInvalid, Output, Plan, Span, Trainer, Worker
+from jos.worker import Context, InputInvalid, Output, Span, Trainer, Worker
 
 MAX_MESSAGE = 2000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -91,34 +90,6 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, 32 << 20)  # the most that glibc takes
         libc.mallopt(trim_threshold, 256 << 20)
-
-
-def load_worker(path: str, import_paths: tuple[str, ...] = ()) -> type[Worker]:
-    """The class behind `package.module:Class`. Raises JobImpossible with what is wrong."""
-    for extra in import_paths:
-        if extra not in sys.path:
-            sys.path.append(extra)
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise JobImpossible(
-            f"the pipeline's worker {path} cannot be imported: {error}.",
-            suggestion="Install what it needs where the indexes run (for JOS's own pipelines: jos[torch]).",
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Worker)):
-        raise JobImpossible(f"{path} is not a jos.worker.Worker")
-    return found
-
-
-def checked_output(output: Any, worker: str) -> Output:
-    """What `write` returned, refused where it breaks the contract: in the index a mistake has a name, later it
-    would be a dead process."""
-    if not isinstance(output, Output) or not isinstance(output.body, bytes):
-        raise TypeError(f"{worker}.write must return a jos.worker.Output of bytes, not {type(output).__name__}")
-    if not all(isinstance(t, int) and isinstance(m, str) for t, m in output.failures.items()):
-        raise TypeError(f"{worker}.write: failures must map task numbers to messages")
-    return output
 
 
 class Index:
@@ -421,7 +392,7 @@ class Index:
                 plan = self.worker.steps()
             else:
                 plan = self.worker.plan(self._source(ordinal))
-            return self._checked(ordinal, plan)
+            return checked_plan(ordinal, plan, self.worker.port)
         except StorageUnavailable as error:
             if not self._storage_answers():
                 raise
@@ -430,43 +401,6 @@ class Index:
             if not isinstance(error, JosError):
                 traceback.print_exc()
             return InputPlan(ordinal, [0], error=_short(error))
-
-    def _checked(self, ordinal: int, plan: Plan) -> InputPlan:
-        """A worker's plan, refused where it breaks the contract of jos.worker.Plan."""
-        bounds = [int(b) for b in plan.bounds] or [0]
-        if bounds[0] != 0 or any(a >= b for a, b in itertools.pairwise(bounds)):
-            raise ValueError("the worker's plan is wrong: bounds must begin at 0 and grow")
-        if plan.hints and len(plan.hints) != len(bounds) - 1:
-            raise ValueError(f"the worker's plan is wrong: {len(plan.hints)} hints for {len(bounds) - 1} spans")
-        if plan.output_name is not None:
-            self._check_name(plan.output_name, split=plan.part_tasks is not None)
-        port = self.worker.port if plan.output_name else ""
-        header = plan.header if plan.output_name else b""
-        # hints as JSON has them, so that this index and one that reads the stored plan see the same
-        hints = orjson.loads(orjson.dumps(list(plan.hints), option=orjson.OPT_SERIALIZE_NUMPY))
-        return InputPlan(
-            ordinal,
-            bounds,
-            hints,
-            plan.part_tasks,
-            plan.output_name,
-            header,
-            port,
-            plan.message,
-            group=max(1, int(plan.group)),
-        )
-
-    @staticmethod
-    def _check_name(name: str, split: bool) -> None:
-        """Two outputs of one name would hide one another."""
-        try:
-            one, two = (name.format(input_id=i, stem="s", part=p) for i, p in (("a", 0), ("b", 0)))
-            other = name.format(input_id="a", stem="s", part=1)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"the worker's output_name {name!r} is no format of input_id, stem, part") from error
-        if one == two or (split and one == other):
-            needed = "{input_id} and {part}" if split else "{input_id}"
-            raise ValueError(f"the worker's output_name {name!r} must hold {needed}")
 
     # --- ends of a span ---
 

@@ -241,7 +241,7 @@ class Files:
                 await self.uploads.abort(org_id, file.upload_id, now)
                 return file
             readers = await self._removal.when_left(file)
-            readers.check_none(file.name)
+            readers.check_none(f"The file {file.name!r}")
             change = self._records.change(org_id).if_file(file).if_readers(file.uid, readers.marked)
             change.if_name(file.name, file.uid).free_name(file).drop(file, now)
             if file.status is FileStatus.REGISTERED:

@@ -1,7 +1,8 @@
 """Inputs: files named by an absolute path or an fsspec URL, opened by whoever works on them.
 
 An input is pinned by its fingerprint when the job is created. Each opening checks it, so that no job mixes two
-versions of a file; a changed or vanished file fails alone, as InputInvalid.
+versions of a file; a changed or vanished file fails alone, as InputInvalid. One whose checksum is known (a checkpoint)
+is compared whenever it is read whole, before anybody sees a byte of it.
 May import: jos.core, jos.storage. Implements jos.worker.Source. Tests: tests/contract/test_source.py.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from jos.core.errors import InputInvalid, NotFound, ObjectMissing, StorageUnavai
 from jos.core.model import JobInput
 
 READ_AHEAD = 4 << 20  # bytes per request of a stream over an object
+_IN_MEMORY = 64 << 20  # bytes of a compared file that are held in memory; a larger one is held on disk
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,33 @@ class FileSource:
     num_bytes: int
     fingerprint: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str | None = None  # of the whole content, in hexadecimal
 
     def open(self) -> IO[bytes]:
         """A seekable binary stream of the version that the job was created with."""
+        return self._open() if self.sha256 is None else self._compared(self.sha256)
+
+    def _compared(self, sha256: str) -> IO[bytes]:
+        """The content in a place where nothing changes it any more, once it has the right checksum."""
+        copy, digest = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY), hashlib.sha256()  # noqa: SIM115
+        try:
+            with self._open() as file:
+                while data := file.read(READ_AHEAD):
+                    digest.update(data)
+                    copy.write(data)
+            if digest.hexdigest() != sha256:
+                raise InputInvalid(
+                    f"{self.filename} ({self.url}) is damaged: its content does not have the checksum that it was "
+                    "saved with.",
+                    suggestion="Restore it from a copy, or make it anew: run the training job again.",
+                )
+            copy.seek(0)
+        except BaseException:
+            copy.close()
+            raise
+        return cast("IO[bytes]", copy)
+
+    def _open(self) -> IO[bytes]:
         kind, place = locate(self.url)
         if kind == "file":
             return self._open_file(place)
@@ -49,13 +76,16 @@ class FileSource:
     def read_range(self, start: int, end: int) -> bytes:
         """Bytes [start, end); shorter at the end of the file. Checked like an opening."""
         start, end = max(start, 0), min(end, self.num_bytes)
+        if self.sha256 is not None and (start, end) == (0, self.num_bytes):
+            with self._compared(self.sha256) as file:
+                return file.read()
         kind, place = locate(self.url)
         if kind == "object" and start < end and (etag := _etag(self.fingerprint)):
             from jos.storage.s3 import read_object, split_url
 
             with _told(self.url):
                 return read_object(*split_url(place), start, end, etag)  # one request reads and checks
-        with self.open() as file:
+        with self._open() as file:
             file.seek(start)
             return file.read(max(end - start, 0))
 
@@ -80,7 +110,7 @@ class FileSource:
 
 
 def source_of(one: JobInput) -> FileSource:
-    return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata)
+    return FileSource(one.id, one.filename, one.url, one.num_bytes, one.fingerprint, one.metadata, one.sha256)
 
 
 def stat_input(url: str) -> tuple[int, str]:

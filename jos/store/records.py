@@ -42,6 +42,7 @@ class JobKeys:
     outputs: str
     arrivals: str
     checkpoints: str
+    readers: str
 
     @classmethod
     def of(cls, job_id: str) -> JobKeys:
@@ -133,10 +134,10 @@ def record_fields(job: Job) -> list[str]:
     ]
 
 
-def mirror_arguments(batch: Mirror, keep_events: int, keep_progress: int) -> list[Argument]:
+def mirror_arguments(job_id: str, batch: Mirror, keep_events: int, keep_progress: int) -> list[Argument]:
     """As scripts/mirror.lua takes them."""
     live = b"" if batch.live is None else orjson.dumps(batch.live)
-    told = content(batch.events, batch.progress, batch.inputs, batch.outputs, batch.checkpoints)
+    told = content(batch.events, batch.progress, batch.inputs, batch.outputs, batch.checkpoints, job_id)
     return [batch.token, batch.seq, batch.at.isoformat(), live, keep_events, keep_progress, *told]
 
 

@@ -32,6 +32,7 @@ from jos.core.model import (
     Status,
 )
 from jos.store import changes, indexes, records, streams
+from jos.store.checkpoints import INDEX as CHECKPOINTS
 from jos.store.connection import Argument, Connection
 from jos.store.lease import Lease, LeaseLost
 from jos.store.records import JobKeys, Live, Mirror, MirrorReply
@@ -140,6 +141,12 @@ class Store:
         total, found = await indexes.listed(self.connection, keys, offset, limit)
         return total, await indexes.read(self.connection, found)
 
+    async def place_in_list(self, org_id: str, job_id: str, pipeline_type: str | None = None) -> int | None:
+        """From 1, in the list that `jobs` gives; None for a job that is not in it."""
+        key = indexes.jobs_key(org_id, pipeline_type)
+        rank = await self.connection.command("ZREVRANK", key, job_id)
+        return None if rank is None else int(rank) + 1
+
     async def active(self) -> list[Job]:
         """All jobs that are not over or still hold capacity, oldest first: what a controller looks at."""
         return await indexes.active(self.connection)
@@ -156,9 +163,12 @@ class Store:
         """By pipeline type: how many jobs are PENDING, in back-off too."""
         return await indexes.depths(self.connection)
 
-    async def delete(self, job_id: str, check: Callable[[Job], None] | None = None) -> None:
+    async def delete(
+        self, job_id: str, check: Callable[[Job], None] | None = None, readers: Sequence[str] | None = None
+    ) -> None:
         """Removes all that is kept of a job; does nothing when there is none. `check` looks at the very record that
-        is removed, and raises to keep it."""
+        is removed, and raises to keep it. `readers`: those of its checkpoints that the caller looked at, see
+        jos.store.checkpoints; Conflict when there are others by now."""
         keys = JobKeys.of(job_id)
         for _ in range(TRANSACT_TRIES):
             record, version = await self.connection.command("HMGET", keys.job, "record", "version")
@@ -168,18 +178,25 @@ class Store:
             leave, _ = indexes.moves(job, None)
             removed = await self.connection.script(
                 "delete",
-                [keys.job, changes.CHANGES, *(key for key, _, _ in leave), *keys.all()[1:]],
+                [
+                    *(keys.job, changes.CHANGES, keys.checkpoints, CHECKPOINTS, keys.readers),
+                    *(key for key, _, _ in leave),
+                    *keys.all()[1:],
+                ],
                 [
                     int(version or 0),
                     job_id,
                     job.org_id if job else "",
                     changes.KEEP,
                     len(leave),
+                    "*" if readers is None else " ".join(readers),
                     *(member for _, _, member in leave),
                 ],
             )
-            if removed:
+            if removed == 1:
                 return
+            if removed == -1:
+                raise Conflict(f"A checkpoint of job {job_id} is input of a job that is being created.")
         raise Conflict(f"Job {job_id} kept changing while it was deleted.", suggestion="Try again.")
 
     async def restore(
@@ -203,7 +220,7 @@ class Store:
             "restore",
             [
                 *(keys.job, keys.writes, changes.CHANGES, keys.events, keys.progress, keys.inputs, keys.outputs),
-                *(keys.arrivals, keys.checkpoints, keys.mirror),
+                *(keys.arrivals, keys.checkpoints, keys.mirror, CHECKPOINTS),
                 *(key for key, _, _ in enter),
             ],
             [
@@ -229,9 +246,9 @@ class Store:
             "mirror",
             [
                 *(keys.job, keys.mirror, keys.events, keys.progress),
-                *(keys.inputs, keys.outputs, keys.arrivals, keys.checkpoints),
+                *(keys.inputs, keys.outputs, keys.arrivals, keys.checkpoints, CHECKPOINTS),
             ],
-            records.mirror_arguments(batch, self._keep_events, self._keep_progress),
+            records.mirror_arguments(job_id, batch, self._keep_events, self._keep_progress),
         )
         if code == b"missing":
             raise _not_found(job_id)
@@ -266,6 +283,10 @@ class Store:
         found = await self.connection.command("HVALS", JobKeys.of(job_id).checkpoints)
         checkpoints = [Checkpoint.stored(record) for record in found]
         return sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.id))
+
+    async def checkpoint(self, job_id: str, checkpoint_id: str) -> Checkpoint | None:
+        found = await self.connection.command("HGET", JobKeys.of(job_id).checkpoints, checkpoint_id)
+        return None if found is None else Checkpoint.stored(found)
 
     # --- events and progress --------------------------------------------------------------------------
 

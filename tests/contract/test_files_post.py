@@ -24,8 +24,9 @@ from jos.core.errors import Conflict, NotFound
 from jos.core.files import File
 from jos.core.ids import new_id
 from jos.core.model import EventDraft, Job, Status
-from jos.files.removal import Readers, Removal
+from jos.files.removal import Removal
 from jos.storage.source import stat_input
+from jos.store.readers import Readers
 
 TABLE = b"t,a,b\n1,2,3\n4,5,6\n"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -353,7 +354,7 @@ def test_a_delete_right_after_a_cancel_waits_for_the_driver_to_leave(api: Api, m
 def test_a_driver_that_stays_keeps_the_file_and_nobody_is_told_to_cancel_again(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jos.files.removal.LEAVING_TAKES", 0)
+    monkeypatch.setattr("jos.store.readers.LEAVING_TAKES", 0)
     one = cancelled_job(api, api.post("a.csv", TABLE).json()["file_uid"])
     refused = api.http.delete("/v0.5/files/delete/a.csv")
     assert code(refused) == (409, "conflict")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import pickle
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -186,3 +188,21 @@ def test_a_web_server_out_of_reach_may_be_tried_again() -> None:
     pytest.importorskip("aiohttp")
     with pytest.raises(StorageUnavailable, match="just now"):
         stat_input("http://127.0.0.1:9/x")
+
+
+def test_a_file_with_a_checksum_is_compared_whenever_it_is_read_whole(
+    place: tuple[str, Callable[[bytes], None], object],
+) -> None:
+    url, put, _ = place
+    put(CONTENT)
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    source = replace(source_of(url), sha256=digest)
+    with source.open() as file:
+        assert (file.read(), file.seek(3), file.read(4)) == (CONTENT, 3, CONTENT[3:7])
+    assert source.read_range(5, 9) == CONTENT[5:9]
+    assert source.read_range(0, len(CONTENT)) == CONTENT
+    put(CONTENT[:-1] + b"x")
+    damaged = replace(source_of(url), sha256=digest)
+    for read in (damaged.open, lambda: damaged.read_range(0, damaged.num_bytes)):
+        with pytest.raises(InputInvalid, match="is damaged"):
+            read()

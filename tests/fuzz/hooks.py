@@ -26,6 +26,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         known = IDS.get(_kind(path, name, case.method))
         if known and (name in _ALWAYS.get(path.removeprefix("/v0.5"), ()) or random.random() < REAL):
             case.path_parameters[name] = random.choice(known)
+    if path.endswith("/fine_tuning/jobs") and case.method == "POST" and random.random() < 0.5:
+        case.body = _tuning()
     if path.endswith("/batch/jobs") and case.method == "POST" and isinstance(case.body, dict) and random.random() < 0.5:
         case.body.update(_job())
 
@@ -49,3 +51,11 @@ def _job() -> dict[str, Any]:
         "inputs": {"worker.data": [{"file_id": random.choice(IDS["file_id"])}]},
         **random.choice([{}, {"parameters": {}}, {"priority": 1}]),
     }
+
+
+def _tuning() -> dict[str, Any]:
+    files = [{"file_id": random.choice(IDS["file_id"]), "label": label} for label in ("idle", "busy")]
+    reader = {"data_columns": ["a"], "window_size": random.choice([0, 3, 64, None])}
+    settings = {"hyperparameters": random.choice([{}, {"batch_size": 8}, {"n_epochs": "auto"}]), "reader": reader}
+    kind = random.choice(["head", "knn"])
+    return {"name": "a tuning", "method": {"type": kind, kind: settings}, "training_files": files}

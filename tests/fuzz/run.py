@@ -133,6 +133,7 @@ def seed(api: Running, count: int = 12) -> dict[str, list[str]]:
             jobs.append(call("POST", "/batch/jobs", json=body)["id"])
         ids["job_id"] = jobs
         ids["finished_job_id"] = jobs[:count]
+        ids["fine_tuning_job_id"] = _tunings(f"{api.url}/v0.6", http, ids["file_id"], count)
         inputs = {job: call("GET", f"/batch/jobs/{job}/inputs")["inputs"][0]["id"] for job in jobs[: 2 * count]}
         asyncio.run(_move_on(api.settings, inputs, count))
         ids["pipeline_id"] = [p["id"] for p in call("GET", "/batch/registry/pipelines")["pipelines"]]
@@ -142,6 +143,18 @@ def seed(api: Running, count: int = 12) -> dict[str, list[str]]:
         ]
         ids["key_id"] = [call("POST", "/keys", json={"name": f"key {n}"})["id"] for n in range(2 * count)]
     return ids
+
+
+def _tunings(base: str, http: httpx2.Client, files: list[str], count: int) -> list[str]:
+    method = {"type": "head", "head": {"reader": {"data_columns": ["a"], "window_size": 8}}}
+    shots = [{"file_id": name, "label": str(n % 2)} for n, name in enumerate(files)]
+    body = {"name": "a tuning", "method": method, "training_files": shots}
+    made = []
+    for _ in range(count):
+        answer = http.post(f"{base}/fine_tuning/jobs", json=body)
+        assert answer.status_code == 201, answer.text
+        made.append(answer.json()["id"])
+    return made
 
 
 async def _move_on(settings: Settings, inputs: dict[str, str], count: int) -> None:

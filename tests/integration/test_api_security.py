@@ -38,6 +38,10 @@ NEEDS = {
         ("GET", "/files/metadata/{file_id}"),
         ("GET", "/files/download/{file_id}"),
         ("HEAD", "/files/download/{file_id}"),
+        ("GET", "/v0.6/fine_tuning/jobs"),
+        ("GET", "/v0.6/fine_tuning/jobs/{fine_tuning_job_id}"),
+        ("GET", "/v0.6/fine_tuning/jobs/{fine_tuning_job_id}/events"),
+        ("GET", "/v0.6/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints"),
     },
     "user": {
         ("POST", "/batch/jobs"),
@@ -52,6 +56,8 @@ NEEDS = {
         ("POST", "/files/uploads/{upload_id}/parts/checkpoint"),
         ("POST", "/files/uploads/{upload_id}/complete"),
         ("POST", "/files/uploads/{upload_id}/abort"),
+        ("POST", "/v0.6/fine_tuning/jobs"),
+        ("POST", "/v0.6/fine_tuning/jobs/{fine_tuning_job_id}/cancel"),
     },
     "admin": {
         ("POST", "/batch/registry/pipelines"),
@@ -72,11 +78,15 @@ BODIES: dict[str, Any] = {
 
 
 def routes(api: Api) -> Iterator[tuple[str, str]]:
-    """(method, path below /v0.5) of every route that needs a key, from the app itself."""
+    """(method, path) of every route that needs a key, from the app itself; without /v0.5."""
     for route in all_routes(api):
         for method in sorted(route[0]):
-            if route[1].startswith("/v0.5") and not route[1].startswith(SIGNED):
+            if route[1].startswith(("/v0.5", "/v0.6")) and not route[1].startswith(SIGNED):
                 yield method, route[1].removeprefix("/v0.5")
+
+
+def url_of(path: str) -> str:
+    return path if path.startswith("/v0.6") else f"/v0.5{path}"
 
 
 def all_routes(api: Api) -> list[tuple[set[str], str]]:
@@ -91,12 +101,12 @@ def all_routes(api: Api) -> list[tuple[set[str], str]]:
 def test_every_route_is_known_here_and_needs_what_is_written_here(shared_api: Api) -> None:
     known = set().union(*NEEDS.values())
     assert set(routes(shared_api)) == known
-    others = {path for _, path in all_routes(shared_api) if not path.startswith(("/v0.5", "/api"))}
+    others = {path for _, path in all_routes(shared_api) if not path.startswith(("/v0.5", "/v0.6", "/api"))}
     assert others == OPEN
     clients = {role: shared_api.as_(shared_api.make_key("org_roles", role)) for role in RANK}  # type: ignore[arg-type]
     for needed, some in NEEDS.items():
         for method, path in some:
-            url = "/v0.5" + re.sub(r"\{\w+\}", "nothing", path)
+            url = url_of(re.sub(r"\{\w+\}", "nothing", path))
             for base in ("", "/api"):
                 anonymous = httpx2.request(method, f"{shared_api.url}{base}{url}")
                 assert anonymous.status_code == 401, f"{method} {base}{url}"
@@ -112,10 +122,12 @@ def test_every_object_of_another_organisation_is_404_on_every_route(shared_api: 
     api = shared_api
     name = api.upload("secret-of-a.jsonl")
     job_id = api.create(name)
+    training = api.create(pipeline="quick-train", pipeline_type="training", inputs={})
     pipeline = own_pipeline(api)
     upload = api.call("POST", "/files/uploads/initiate", json={"filename": "big.csv", "num_bytes": 10})
     key_id = api.get("/keys")["keys"][0]["id"]
     objects = {
+        "fine_tuning_job_id": training.replace("job_", "ftj_"),
         "job_id": job_id, "pipeline_id": pipeline, "file_id": name, "upload_id": upload["upload_id"], "key_id": key_id,
     }  # fmt: skip
     theirs = api.as_(api.make_key("org_b", "admin"))
@@ -123,7 +135,7 @@ def test_every_object_of_another_organisation_is_404_on_every_route(shared_api: 
     for method, path in routes(api):
         if "{" not in path:
             continue
-        url = "/v0.5" + path.format(**objects)
+        url = url_of(path.format(**objects))
         tried += 1
         assert theirs.request(method, url, json=BODIES.get(path)).status_code == 404, f"{method} {path}"
         if method == "GET":
@@ -137,6 +149,7 @@ def test_every_object_of_another_organisation_is_404_on_every_route(shared_api: 
         page = theirs.get(f"/v0.5{path}").json()
         assert all(one["org_id"] == "org_b" for one in page[items])
     assert theirs.get("/v0.5/batch/jobs", params={"q": job_id}).json()["total"] == 0
+    assert theirs.get("/v0.6/fine_tuning/jobs").json()["total"] == 0
     assert theirs.get("/v0.5/files/metadata").json() == []
     assert theirs.post("/v0.5/batch/jobs", json=api.body(name)).status_code == 400
     assert api.get(f"/batch/jobs/{job_id}")["status"] == "PENDING"  # nothing of all that did anything

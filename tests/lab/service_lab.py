@@ -109,7 +109,7 @@ class Service:
             "JOS_RAY_ADDRESS": self.head.address,
             "JOS_API_PORT": str(self.port),
             "JOS_WARM_DRIVERS": "0",
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
             **({"JOS_STORAGE": self.storage} if self.storage else {}),
             **self.settings,
         }

@@ -34,6 +34,11 @@ CASES: dict[str, tuple[Any, list[dict[str, Any]], list[str]]] = {
         [{"file_id": "there.csv", "metadata": {"shift": "night"}}],
         [],
     ),
+    "a checkpoint is known by its id": (
+        "ckp_00000000000000000000000001",
+        [{"kind": "checkpoint", "checkpoint_id": "ckp_00000000000000000000000001"}],
+        [],
+    ),
     "a checkpoint is no file": (
         {"kind": "checkpoint", "checkpoint_id": "ckp_1"},
         [{"kind": "checkpoint", "checkpoint_id": "ckp_1"}],

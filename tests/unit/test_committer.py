@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -202,3 +203,20 @@ def test_an_output_can_be_saved_under_its_name_however_long_its_input_s_name(tmp
     assert len(name.encode()) <= 255
     assert name.startswith("inp_a_ééé")
     assert name.endswith("é_7.csv")
+
+
+def test_names_with_the_file_s_uid_differ_for_each_input_and_can_be_found_by_it(tmp_path: Path) -> None:
+    uid = "fil_01jz8q5m3nf4v9w2x7y6k1t0ab"
+    twice = [SOURCE.model_copy(update={"id": f"inp_{n}", "file_uid": uid}) for n in range(20)]
+    local = SOURCE.model_copy(update={"id": "inp_zz"})
+    desk = Desk(tmp_path)
+    desk.pen = Committer(
+        SPEC.model_copy(update={"inputs": [*twice, local]}), desk.storage, desk.log, "a", {}, desk.committed, print
+    )
+    plans = [InputPlan(n, [0, 1], output_name="inp_{file_uid}_output.jsonl") for n in range(21)]
+    names = [desk.pen.filename(plan, 0) for plan in plans]
+    assert len(set(names)) == 21
+    assert names[0] == "inp_01jz8q5m3nf4v9w2x7y6k1t0ab_output.jsonl"
+    assert names[20] == "inp_zz_output.jsonl"
+    groups = [re.fullmatch(r"inp_([A-Za-z0-9]+)_output\.jsonl", name) for name in names]
+    assert all(group and group[1] in uid for group in groups[:17])

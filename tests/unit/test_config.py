@@ -438,3 +438,11 @@ def test_what_resolve_lets_through_fits_the_schema_and_leaves_locked_fields_alon
     assert merged["seed"] == 0
     assert merged.get("reader", {}).get("buffer") == 1
     assert json.loads(json.dumps(merged)) == merged
+
+
+def test_an_engine_that_reads_files_takes_a_checkpoint_as_one() -> None:
+    files = {"worker.checkpoint": [{"file_id": "model.ckpt"}]}
+    asked = request(inputs={**GOOD, **files})
+    assert resolve(PIPELINE, asked, model_files=True)
+    with pytest.raises(ConfigInvalid):
+        resolve(PIPELINE, asked)

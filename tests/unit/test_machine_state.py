@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import json
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import numpy as np
@@ -59,7 +60,11 @@ HIGH = Memory(table(60, 5, 2), "high.csv", "inp_high", {"class": "high"})
 
 
 def make(
-    shots: list[Memory] | None = None, said: list[Any] | None = None, setup: bool = True, **changes: Any
+    shots: list[Memory] | None = None,
+    said: list[Any] | None = None,
+    setup: bool = True,
+    checkpoint: Memory | None = None,
+    **changes: Any,
 ) -> MachineStateWorker:
     config: dict[str, Any] = {
         "model_type": "stats",
@@ -84,7 +89,10 @@ def make(
         index=0,
         device="cpu",
         threads=1,
-        inputs={"worker.n_shots": [LOW, HIGH] if shots is None else shots},
+        inputs={
+            "worker.n_shots": [LOW, HIGH] if shots is None else shots,
+            "worker.fine_tune_checkpoint": [checkpoint] if checkpoint else [],
+        },
         emit=lambda *event: (said if said is not None else []).append(event),
         stopping=threading.Event(),
     )
@@ -170,7 +178,7 @@ def test_a_file_within_a_part_is_one_span_if_that_is_short_and_else_spans_of_hal
     long = Memory(table(100_000, 0, 1))
     worker = make(batch_size=1000)
     sizes = np.diff(worker.plan(long).bounds)
-    seconds = worker.encoder.seconds() + worker.neighbours.seconds()
+    seconds = worker.embedder.seconds() + worker.classifier.seconds()
     assert 0.2 < sizes.max() * seconds < 1
     assert len(sizes) == -(-99_985 // sizes[0])
 
@@ -202,6 +210,25 @@ def test_spans_cut_anywhere_give_the_same_bytes(cuts: list[int], step: int, span
 
 BAD = table(150, 2.5, 10).replace(b"\n1400000070,", b"\n\n1400000070,x").replace(b"idle", b'"id\nle"')
 WHOLE: dict[int, Any] = {}
+
+
+GOLDEN = {
+    "hydra": "2722668e3fb1d565cbb0c4a21d052de1b2943e5be184c73c23f875b8c7fdf8c1",
+    "rocket": "bc3c167a1cfe7944561d33fbb48985b17ad54978cfa9869275d08a254638ad90",
+    "stats": "912cfde27a22c9f007dc9e3ad26695fffa6140f1fc3badf2585bf38803e989d8",
+}
+
+
+@pytest.mark.parametrize("encoder", GOLDEN)
+def test_results_of_a_published_version_stay_as_they_were(encoder: str) -> None:
+    """The bytes that the first release wrote for these files: three states that overlap, of files unlike in length."""
+    shots = [
+        Memory(table(rows, level, seed), f"{seed}.csv", f"inp_{seed}", {"class": f"state {level}"})
+        for seed, (level, rows) in enumerate([(0, 70), (0.2, 90), (0.4, 50), (0, 33), (0.4, 16)])
+    ]
+    source = Memory(spoil(table(150, 0.2, 77), 50, b"1400000049,abc,idle,1"))
+    plan, body, _ = run(make(shots, model_type=encoder, weights="uniform", step_size=3), source)
+    assert hashlib.sha256(plan.header + body.encode()).hexdigest() == GOLDEN[encoder]
 
 
 # --- bad data --------------------------------------------------------------------------------------------
@@ -283,7 +310,7 @@ def test_n_shots_that_cannot_teach_stop_the_job_with_the_reason(shots: list[Memo
 
 
 def test_an_unknown_model_lists_the_known_ones() -> None:
-    with pytest.raises(JobImpossible, match=r"'gpt'.*hydra, rocket, stats, omega_\*"):
+    with pytest.raises(JobImpossible, match=r"'gpt'.*hydra, rocket, stats, auto, omega_\*"):
         make(model_type="gpt")
 
 
@@ -294,10 +321,36 @@ def test_a_hosted_model_is_replaced_and_the_owner_told() -> None:
     assert said[0][:2] == ("model.substituted", "WARN")
 
 
+def test_an_automatic_choice_is_made_once_for_all_indexes() -> None:
+    kept: dict[str, bytes] = {}
+    made: list[str] = []
+
+    def once(name: str, make: Callable[[], bytes]) -> bytes:
+        if name not in kept:
+            made.append(name)
+            kept[name] = make()
+        return kept[name]
+
+    shots = [
+        Memory(table(60, level, seed), f"{seed}.csv", f"inp_{seed}", {"class": str(level)})
+        for seed, level in enumerate([0, 5, 0, 5, 0, 5])
+    ]
+    source = Memory(table(60, 5, 9))
+    results = []
+    for _ in range(2):
+        worker = make(shots, setup=False, model_type="auto")
+        worker.context = replace(worker.context, once=once)
+        worker.setup()
+        results.append(run(worker, source)[1])
+    assert made == ["embedder"]
+    assert results[0] == results[1]
+    assert {line.split(",")[1] for line in results[0].splitlines()} == {"5"}
+
+
 def test_classes_may_have_several_files_and_short_ones_among_them() -> None:
     more = Memory(table(5, 0, 3), "short.csv", "inp_short", {"class": "high"})
     worker = make([LOW, HIGH, more, Memory(HIGH.data, "h2.csv", "inp_h2", {"class": "high"})])
-    assert len(worker.neighbours.references) == 3 * 45
+    assert len(worker.classifier.tensors()["references"]) == 3 * 45
     assert worker.classes == ["high", "low, slow"]
 
 

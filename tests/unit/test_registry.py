@@ -353,6 +353,12 @@ TEMPLATES: dict[str, tuple[Callable[[dict[str, Any]], None], str, str]] = {
 }
 
 
+def test_labelled_files_may_be_shared_out_to_learn_from(folder: Path) -> None:
+    shared = {"worker.shots": SHOTS | {"distribute": "scatter", "tracked": True}}
+    write(folder, pipeline_type="training", inputs=shared)
+    assert check_folder(folder).ok
+
+
 @pytest.mark.parametrize("case", TEMPLATES)
 def test_check(case: str, folder: Path) -> None:
     apply, path, message = TEMPLATES[case]
@@ -581,3 +587,34 @@ def test_machine_state_classification_refuses_what_it_must() -> None:
     ]
     checkpoint = {"worker.fine_tune_checkpoint": [{"kind": "checkpoint", "checkpoint_id": "ckp_1"}]}
     assert resolve(pipeline, machine_state({}, **checkpoint))
+    merged = resolve(pipeline, machine_state({"reader_config": {"timestamp_column": "t"}}, **checkpoint))
+    assert merged["worker"]["config"]["reader_config"] == {"timestamp_column": "t"}  # the step is the checkpoint's
+
+
+TRAINED = [{"file_id": f"{name}.csv", "metadata": {"class": name}} for name in ("idle", "running")]
+
+
+@pytest.mark.parametrize("key", ["fine-tuning-omega", "knn-fine-tuning-omega"])
+def test_what_clients_send_to_the_fine_tuning_pipelines_is_taken(key: str) -> None:
+    config = {
+        "model_type": "omega_1_4_base",
+        "batch_size": 32,
+        "reader_config": {"data_columns": ["a1", "a2"], "window_size": 64, "step_size": 1},
+        "train_config": {"epochs": 5},
+        "seed": 42,
+        "omega_1_5": None,
+        "data_source": None,
+    }
+    body = {
+        "name": "x",
+        "pipeline_type": "training",
+        "pipeline_key": key,
+        "inputs": {"worker.train_data": TRAINED, "worker.eval_data": TRAINED[:1]},
+        "parameters": {"worker": {"config": config}},
+    }
+    merged = resolve(Registry().get(key), JobRequest.model_validate(body))["worker"]["config"]
+    assert merged == merged | {**config, "train_config": merged["train_config"]}
+    assert merged["train_config"]["epochs"] == 5
+    body["inputs"] = {"worker.train_data": TRAINED[:1]}
+    with pytest.raises(ConfigInvalid, match="two or more"):
+        resolve(Registry().get(key), JobRequest.model_validate(body))

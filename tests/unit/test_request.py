@@ -21,6 +21,15 @@ def test_an_option_names_port_file_and_metadata(tmp_path: Path) -> None:
     assert [Path(r["file_id"]).name for r in refs] == ["a.csv", "b.csv"]
 
 
+def test_an_option_names_a_checkpoint_by_its_id_and_a_file_of_that_name_by_its_path() -> None:
+    name = "ckp_00000000000000000000000001"
+    assert input_option(f"fine_tune_checkpoint={name}") == (
+        "worker.fine_tune_checkpoint",
+        [{"kind": "checkpoint", "checkpoint_id": name, "metadata": {}}],
+    )
+    assert input_option(f"worker.fine_tune_checkpoint=./{name}")[1] == [{"file_id": f"./{name}", "metadata": {}}]
+
+
 @pytest.mark.parametrize("text", ["worker.n_shots", "worker.n_shots=", "worker.n_shots=a.csv,idle", "x=/nowhere/*.csv"])
 def test_a_bad_input_option_says_what_is_wrong_with_it(text: str) -> None:
     with pytest.raises(BadRequest, match="--input"):

@@ -10,7 +10,8 @@
 -- KEYS[8]  jos:{JOB}:arrivals     LIST    output ids in the order of their first arrival
 -- KEYS[9]  jos:{JOB}:checkpoints  HASH    checkpoint id => Checkpoint as JSON
 -- KEYS[10] jos:{JOB}:mirror       HASH    see mirror.lua; starts empty
--- KEYS[11…] the indexes that the job enters
+-- KEYS[11] jos:checkpoints        HASH    checkpoint id => job id, of all jobs
+-- KEYS[12…] the indexes that the job enters
 --
 -- ARGV     1 id of this write, 2 record, 3 status, 4 token of the attempt, 5 text that searches look at, 6 job id,
 --          7 organisation, 8 most changes to keep, 9 most events, 10 most progress entries, 11 numbers of events given
@@ -30,12 +31,12 @@ for i = 4, 10 do
 end
 redis.call('HSET', KEYS[1], 'version', 1, 'record', ARGV[2], 'status', ARGV[3], 'token', ARGV[4], 'search', ARGV[5],
   'events', ARGV[11], 'progress', ARGV[12])
-local _, at = put_in(11, 19, tonumber(ARGV[13]))
+local _, at = put_in(12, 19, tonumber(ARGV[13]))
 at = append(KEYS[1], 'events', KEYS[4], ARGV[9], at, tonumber(ARGV[14]))
 at = append(KEYS[1], 'progress', KEYS[5], ARGV[10], at, tonumber(ARGV[15]))
 at = put_inputs(KEYS[1], KEYS[6], at, tonumber(ARGV[16]))
 at = put_in_order(KEYS[7], KEYS[8], at, tonumber(ARGV[17]))
-put_fields(KEYS[9], at, tonumber(ARGV[18]))
+put_checkpoints(KEYS[9], KEYS[11], ARGV[6], at, tonumber(ARGV[18]))
 tell(KEYS[3], ARGV[8], ARGV[6], ARGV[7])
 redis.call('LPUSH', KEYS[2], ARGV[1])
 return 'written'

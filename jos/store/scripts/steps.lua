@@ -29,16 +29,17 @@ local function put_in(key, at, count)
   return key + count, at + 2 * count
 end
 
--- Puts pairs of field and value from ARGV[at] on into a hash.
-local function put_fields(hash, at, count)
+-- Puts id and JSON of checkpoints from ARGV[at] on into the job's hash, and whose they are into the index of all.
+local function put_checkpoints(hash, index, job, at, count)
   for _ = 1, count do
     redis.call('HSET', hash, ARGV[at], ARGV[at + 1])
+    redis.call('HSET', index, ARGV[at], job)
     at = at + 2
   end
   return at
 end
 
--- As put_fields for states of inputs, and keeps count of them by status, in `inputs:STATUS` of the job's hash.
+-- Puts id and JSON of states of inputs into a hash, and keeps count of them by status, in `inputs:STATUS` of the job's.
 -- A status is a field of its own: within a message the quotes around it are escaped.
 local function put_inputs(job, hash, at, count)
   local function status_of(state)
@@ -63,7 +64,7 @@ local function put_inputs(job, hash, at, count)
   return at
 end
 
--- As put_fields, and keeps in a list which field came when.
+-- Puts pairs of field and value from ARGV[at] on into a hash, and keeps in a list which field came when.
 local function put_in_order(hash, arrivals, at, count)
   for _ = 1, count do
     if redis.call('HSET', hash, ARGV[at], ARGV[at + 1]) == 1 then

@@ -1,0 +1,100 @@
+"""What answers prompts: one module for each kind of engine behind one seam, chosen by `model_variant`.
+
+A new kind is a new module with a class that has `span_records`, `sees` and `answer`, and a line in `make_engine`.
+May import: jos.worker, jos.records, actors.prompts; an engine's own libraries are imported when it is chosen.
+Tests: tests/unit/test_engines.py, tests/integration/test_engine_openai.py, tests/integration/test_engine_hf.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from actors.prompts import Prompt
+from jos.records import RecordFailed
+from jos.worker import JobImpossible
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+CLOSED = "newton/"  # names of the hosted service's models, whose weights are not public
+OPENAI, HF = "openai:", "hf:"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text, and whether the prompt had to be cut for it."""
+
+    text: str
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a text is made. `labels`: if any, the answer is one of them."""
+
+    max_new_tokens: int = 128
+    do_sample: bool = False  # else the likeliest token each time
+    temperature: float = 1.0
+    top_k: int = 0  # 0 = all
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    labels: tuple[str, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        return not self.do_sample or self.temperature == 0 or bool(self.labels)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an engine runs and what it was told beside the prompts."""
+
+    device: str
+    threads: int
+    generation: Generation
+    batch_size: int | None  # None: the engine finds its own
+    options: Mapping[str, Any]  # config.engine
+    max_video_frames: int
+    stopping: threading.Event
+    warn: Callable[..., None]  # warn(event_type, message, **payload)
+
+
+class Engine(Protocol):
+    """Same prompt and settings → same answer, alone or among others, as far as the machine's arithmetic allows; each
+    module says how far."""
+
+    span_records: int  # records in a span: what a kill costs at most, times two or three
+    sees: frozenset[str]  # kinds of media that it can look at
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[Answer | RecordFailed]:
+        """In order. An exception is a fault that may pass; a RecordFailed is one record's own and final."""
+        ...
+
+
+def make_engine(variant: str, place: Place) -> Engine:
+    """Raises JobImpossible where `variant` names nothing, or what it names is not here."""
+    if variant.startswith(OPENAI):
+        from actors.engines.openai import OpenAiEngine
+
+        return OpenAiEngine(variant.removeprefix(OPENAI), place)
+    if variant.startswith(HF):
+        from actors.engines.hf import TransformersEngine
+
+        return TransformersEngine(variant.removeprefix(HF), place)
+    if variant.startswith(CLOSED):
+        place.warn(
+            "model.substituted",
+            f"{variant} is not an open model: {DEFAULT_MODEL} runs instead.",
+            model_variant=variant,
+            model=DEFAULT_MODEL,
+        )
+        variant = DEFAULT_MODEL
+    if variant == DEFAULT_MODEL:
+        from actors.engines.smollm2 import SmolLm2Engine
+
+        return SmolLm2Engine(place)
+    raise JobImpossible(
+        f"Unknown model_variant {variant!r}.",
+        suggestion=f"Known: {DEFAULT_MODEL}, openai:<base_url>, hf:<path>, and the names newton/….",
+    )

@@ -1,0 +1,108 @@
+"""A checkpoint as an input of another job: found by its id alone, pinned by its checksum, and kept for as long as the
+job may read it.
+
+May import: jos.core, jos.storage, jos.store. Tests: tests/integration/test_api_checkpoints.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from jos.core.errors import BadRequest, NotFound
+from jos.core.ids import is_id, new_id
+from jos.core.model import Checkpoint, InputRef, Job, JobInput, JobRequest, job_folder
+from jos.storage.base import Storage
+from jos.storage.source import stat_input
+from jos.store import checkpoints as index
+from jos.store.connection import Connection
+from jos.store.readers import Readers, judged
+from jos.store.redis import Store
+
+_ID = re.compile(r"\bckp_[0-9a-hjkmnp-tv-z]{26}\b")
+
+
+@dataclass(frozen=True)
+class Found:
+    job: Job  # that left it
+    checkpoint: Checkpoint
+
+    @property
+    def key(self) -> str:
+        """Where its bytes are in the storage root."""
+        return job_folder(self.job.org_id, self.job.id) + self.checkpoint.key
+
+
+async def find(store: Store, org_id: str, checkpoint_id: str) -> Found | None:
+    """None for what the organisation does not have. As quick with many jobs as with few."""
+    if not is_id(checkpoint_id, "ckp"):
+        return None
+    job_id = await index.job_of(store.connection, checkpoint_id)
+    if job_id is None:
+        return None
+    try:
+        job = await store.get(job_id)
+    except NotFound:
+        return None
+    checkpoint = await store.checkpoint(job_id, checkpoint_id) if job.org_id == org_id else None
+    return None if checkpoint is None else Found(job, checkpoint)
+
+
+async def named(store: Store, org_id: str, request: JobRequest) -> dict[str, Found]:
+    """The checkpoints among a request's inputs that there are, by their ids."""
+    ids = dict.fromkeys(ref.checkpoint_id for refs in request.inputs.values() for ref in refs if ref.checkpoint_id)
+    found = {one: await find(store, org_id, one) for one in ids}
+    return {one: there for one, there in found.items() if there is not None}
+
+
+def as_input(storage: Storage, port: str, ref: InputRef, found: Found) -> JobInput:
+    """Raises NotFound where its bytes are gone."""
+    url = storage.location(found.key)
+    num_bytes, fingerprint = stat_input(url)
+    return JobInput(
+        id=new_id("inp"),
+        port=port,
+        url=url,
+        filename=found.checkpoint.name,
+        file_id=found.checkpoint.id,
+        num_bytes=num_bytes,
+        fingerprint=fingerprint,
+        sha256=found.checkpoint.sha256 or None,
+        metadata=ref.metadata,
+        tracked=False,
+    )
+
+
+# --- readers ------------------------------------------------------------------------------------------
+
+
+async def mark_reader(connection: Connection, found: Iterable[Found], reader: str) -> None:
+    """Call it before the record of the job `reader` is there: from then on the jobs that left these checkpoints stay
+    until it is over. Raises BadRequest when one was deleted meanwhile."""
+    for one in found:
+        if not await index.mark(connection, one.job.id, reader, datetime.now(UTC)):
+            raise BadRequest(f"The checkpoint {one.checkpoint.id} was deleted meanwhile.")
+
+
+async def mark_again(connection: Connection, request: str, reader: str) -> None:
+    """For recovery: the marks of a live job, whose `job.json` is given."""
+    for owner in await _owners(connection, request):
+        await index.mark(connection, owner, reader, datetime.now(UTC))
+
+
+async def release(connection: Connection, request: str, reader: str) -> None:
+    """Takes the marks back of a job that was deleted; `request` is its `job.json`."""
+    for owner in await _owners(connection, request):
+        await index.unmark(connection, owner, reader)
+
+
+async def _owners(connection: Connection, request: str) -> set[str]:
+    owners = [await index.job_of(connection, one) for one in sorted(set(_ID.findall(request)))]
+    return {owner for owner in owners if owner is not None}
+
+
+async def readers(store: Store, job_id: str) -> Readers:
+    """The jobs that read a checkpoint of this one."""
+    return await judged(store, await index.readers(store.connection, job_id), datetime.now(UTC))
