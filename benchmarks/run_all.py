@@ -19,6 +19,7 @@ from benchmarks.harness import RESULTS, ROOT, say
 NAMES = (
     "dispatch",
     "classify",
+    "activity",
     "growth",
     "resume",
     "startup",
