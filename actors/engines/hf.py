@@ -154,7 +154,7 @@ def load(path: str, place: Place) -> tuple[Any, Any]:
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **safe)
-        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, dtype=kind, **safe)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, dtype=kind, **safe)
     except (OSError, ValueError) as error:
         raise JobImpossible(f"hf:{path} cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -163,7 +163,8 @@ def load(path: str, place: Place) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     # what the folder says about sampling must not mix with what the job says
     model.generation_config = type(model.generation_config)(eos_token_id=model.generation_config.eos_token_id)
-    return tokenizer, model.to(place.device).eval()
+    model.to(place.device)
+    return tokenizer, model.eval()
 
 
 def unrepeated(penalty: float, mask: Any) -> Callable[[Any, Any], Any]:
@@ -187,7 +188,7 @@ def drawing(generation: Any, seeds: list[int], steps: int, longest: int) -> Call
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     chances = torch.from_numpy(np.stack([np.random.default_rng(seed).random(steps) for seed in seeds]))
-    warpers = [TemperatureLogitsWarper(float(generation.temperature))] if generation.temperature != 1 else []
+    warpers: list[Any] = [TemperatureLogitsWarper(float(generation.temperature))] if generation.temperature != 1 else []
     warpers += [TopKLogitsWarper(generation.top_k)] if generation.top_k > 0 else []
     warpers += [TopPLogitsWarper(generation.top_p)] if generation.top_p < 1 else []
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from actors.engines import Answer, Place
+from actors.engines import Answer, Place, within
 from actors.prompts import TOKEN_BUDGET, Prompt, estimated, fitted
 from jos.records import RecordFailed
 from jos.worker import JobImpossible
@@ -146,34 +147,32 @@ class OpenAiEngine:
         content = None if body is None else orjson.dumps(body)
         until, pause = time.monotonic() + patience, BACKOFF
         while True:
-            answer, trouble = self._asked(method, path, content)
-            if answer is not None:
+            answer = self._asked(method, path, content)
+            if not isinstance(answer, Trouble):
                 return answer
-            wait = max(trouble.after, random.uniform(pause / 2, pause))
+            wait = max(answer.after, random.uniform(pause / 2, pause))
             pause = min(2 * pause, LONGEST_PAUSE)
             if time.monotonic() + wait > until or self.place.stopping.wait(wait):
-                raise ConnectionError(f"{self.http.base_url}: {trouble}")
+                raise ConnectionError(f"{self.http.base_url}: {answer}")
 
-    def _asked(
-        self, method: str, path: str, content: bytes | None
-    ) -> tuple[dict[str, Any] | Refused, None] | tuple[None, Trouble]:
+    def _asked(self, method: str, path: str, content: bytes | None) -> dict[str, Any] | Refused | Trouble:
         try:
             with self.gate.passed():
                 answer = self.http.request(method, path, content=content, headers={"Content-Type": "application/json"})
         except httpx2.TransportError as error:
-            return None, Trouble(f"{type(error).__name__}: {error}")
+            return Trouble(f"{type(error).__name__}: {error}")
         if answer.status_code == 429 or answer.status_code >= 500:
             self.gate.narrow()
-            return None, Trouble(f"status {answer.status_code}: {_words(answer)}", _retry_after(answer))
+            return Trouble(f"status {answer.status_code}: {_words(answer)}", _retry_after(answer))
         if answer.status_code >= 300:
             said = f"the server refused this record with status {answer.status_code}: {_words(answer)}"
-            return Refused(said, answer.status_code), None
+            return Refused(said, answer.status_code)
         self.gate.widen()
         try:
             found = answer.json()
         except ValueError:
             found = None
-        return (found if isinstance(found, dict) else Refused("the server's answer is no JSON object", 200)), None
+        return found if isinstance(found, dict) else Refused("the server's answer is no JSON object", 200)
 
 
 class Refused(RecordFailed):
@@ -184,12 +183,15 @@ class Refused(RecordFailed):
         self.status = status
 
 
-class Trouble(Exception):
+@dataclass(frozen=True)
+class Trouble:
     """What may pass, and after how many seconds the server says it will."""
 
-    def __init__(self, message: str, after: float = 0.0) -> None:
-        super().__init__(message)
-        self.after = after
+    message: str
+    after: float = 0.0
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Gate:
@@ -238,7 +240,7 @@ def _authorization(variable: str | None, base_url: str) -> dict[str, str]:
             f"engine.api_key_env names {variable}, which is not set where the indexes run.",
             suggestion=f'Set {variable}="<base_url> <key>" there; with Ray Jobs, name it in JOS_PASS_ENV.',
         )
-    if not (base_url.rstrip("/") + "/").startswith(address.rstrip("/") + "/"):
+    if not within(base_url, address):
         raise JobImpossible(f"The key in {variable} is for another server than {base_url}.")
     return {"Authorization": f"Bearer {key.strip()}"}
 

@@ -5,8 +5,8 @@ threads, or on what the cache held (measured: with flash attention 7 of 8 texts 
 eight sequences side by side they changed without it too). Four side by side were no faster on one core. What records
 begin with in common is computed once and kept, always in the same steps, so that even the kept numbers are the same.
 
-May import: xllamacpp, httpx2, actors.prompts, jos.records, jos.worker. Tests: tests/unit/test_engines.py and
-tests/integration/test_activity.py.
+May import: xllamacpp, httpx2, actors.prompts, jos.records, jos.worker. Tests:
+tests/integration/test_engine_smollm2.py, tests/integration/test_activity.py.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def prompts() -> list[Prompt]:
     records: list[dict[str, Any]] = [
         {"system": system, "instruction": "What goes on?", "prompt": f"flow {n}.{n}, pressure {n * 7}"}
         for system in ("You watch a pump.", "You watch a fan and say little.")
-        for n in (1, 11, 12)
+        for n in (1, 11)
     ]
     return [read_prompt(record, 5) for record in records]
 
@@ -45,12 +45,12 @@ def prompts() -> list[Prompt]:
 def test_a_text_is_the_same_alone_in_another_order_and_in_another_process_s_engine(make: Callable[..., Any]) -> None:
     asked = prompts()
     first = make(generation=SAMPLED).answer(asked)
-    assert len(set(first)) > 3
+    assert len(set(first)) > 2
     other = make(generation=SAMPLED)
-    mixed = [5, 0, 3, 1, 4, 2]
+    mixed = [3, 0, 2, 1]
     assert other.answer([asked[at] for at in mixed]) == [first[at] for at in mixed]
-    assert other.answer([asked[3]]) == [first[3]]
-    assert other.answer([replace(prompt, seed=prompt.seed + 1) for prompt in asked[:3]]) != first[:3]
+    assert other.answer([asked[2]]) == [first[2]]
+    assert other.answer([replace(prompt, seed=prompt.seed + 1) for prompt in asked[:2]]) != first[:2]
 
 
 def test_an_answer_is_one_of_the_labels_whatever_they_look_like(make: Callable[..., Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import orjson
 import pytest
 
 from actors import activity
-from actors.engines import Answer, Place, make_engine
+from actors.engines import Answer, Place, check_allowed, make_engine
 from actors.prompts import Prompt
 from jos.core import config as configuration
 from jos.core.errors import ConfigInvalid
@@ -165,3 +166,24 @@ def test_the_contract_s_settings_are_taken_and_the_defaults_are_those_of_the_wor
 def test_what_cannot_be_is_refused_when_the_job_is_created(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigInvalid):
         resolved(**config)
+
+
+@pytest.mark.parametrize(
+    ("variant", "allowed"),
+    [
+        ("openai:http://vllm:8000/v1/", True),
+        ("openai:http://vllm:8000/v1/team", True),
+        ("openai:http://vllm:8000/v10", False),
+        ("openai:http://vllm:8000@elsewhere/v1", False),
+        ("openai:http://169.254.169.254/latest", False),
+        ("hf:/models/one", True),
+        ("hf:/models/../home", False),
+        ("smollm2-135m-instruct", True),
+    ],
+)
+def test_with_a_list_of_the_operator_s_no_other_server_or_folder_is_touched(
+    variant: str, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LM_ALLOW", "openai:http://vllm:8000/v1 hf:/models/")
+    with nullcontext() if allowed else pytest.raises(JobImpossible, match="not among those that the operator"):
+        check_allowed(variant)

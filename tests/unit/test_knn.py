@@ -251,8 +251,8 @@ def test_an_approximate_index_finds_nearly_all_neighbours_and_is_restored_as_it_
 
 def test_lists_with_too_little_in_them_are_made_up_for_by_the_exact_search() -> None:
     references, labels, queries = clustered(5000, 40)
-    exact = NearestNeighbours(references, labels, 4, n_neighbors=3000, index="exact")
-    search = NearestNeighbours(references, labels, 4, n_neighbors=3000, index="approximate")
+    exact = NearestNeighbours(references, labels, 4, n_neighbors=4900, index="exact")
+    search = NearestNeighbours(references, labels, 4, n_neighbors=4900, index="approximate")
     assert search.approximate is not None
     assert torch.equal(search.neighbours(queries)[1], exact.neighbours(queries)[1])
 

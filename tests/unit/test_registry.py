@@ -120,8 +120,8 @@ def test_the_list_is_by_key_with_the_newest_version_first(folder: Path, registry
     for version in ("1.2.0", "1.10.0"):
         write(folder, version)
     write(folder, key="alpha")
-    listed = [(p.pipeline_key, p.pipeline_version) for p in registry.list()]
-    assert listed[:3] == [("alpha", "1.0.0"), ("echo", "1.10.0"), ("echo", "1.2.0")]
+    listed = [(p.pipeline_key, p.pipeline_version) for p in registry.list() if p.pipeline_key in ("alpha", "echo")]
+    assert listed == [("alpha", "1.0.0"), ("echo", "1.10.0"), ("echo", "1.2.0")]
 
 
 def test_a_new_version_and_a_changed_draft_need_no_restart(folder: Path, registry: Registry) -> None:
