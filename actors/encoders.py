@@ -167,6 +167,7 @@ class Rocket(Encoder):
     name = "rocket"
     cost = (5, 0.01, 0.08, 0.014)
     biases = 4
+    thresholds: list[Tensor]
 
     def prepare(self) -> None:
         shapes = torch.full((84, 1, TAPS), -1.0)
@@ -194,7 +195,7 @@ class Rocket(Encoder):
     def adapt(self, windows: Tensor) -> None:
         golden = (math.sqrt(5) + 1) / 2  # its multiples spread evenly over 0 … 1 for each kernel
         share = (torch.arange(1, 84 * self.biases + 1) * golden % 1).reshape(self.biases, 84)
-        self.thresholds: list[Tensor] = []
+        self.thresholds = []
         some = windows[:: -(-len(windows) // 128)]
         for kernel, dilation in zip(self.kernels, self.dilations, strict=True):
             response = _convolve(some, kernel, dilation).transpose(0, 1).flatten(1)

@@ -266,7 +266,17 @@ def _demo_activity() -> RunDemo:
     return run_demo
 
 
-DEMOS: dict[str, Callable[[], RunDemo]] = {"states": _demo_states, "activity": _demo_activity}
+def _demo_finetune() -> RunDemo:
+    from jos.demo_finetune import run_finetune_demo
+
+    return run_finetune_demo
+
+
+DEMOS: dict[str, Callable[[], RunDemo]] = {
+    "states": _demo_states,
+    "activity": _demo_activity,
+    "finetune": _demo_finetune,
+}
 
 
 def demo(
@@ -275,7 +285,7 @@ def demo(
     parallelism: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Real wrist-sensor recordings (BasicMotions) classified from one command, and the result scored: by neighbours
-    (states), or told in words to a language model (activity)."""
+    (states), told in words to a language model (activity), or by a head that is trained first (finetune)."""
     from jos.engine import Engine
 
     with told():

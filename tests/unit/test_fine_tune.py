@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from test_machine_state import Memory, spoil, table
 
 from actors import fine_tune, preparation
+from actors.embedder import Recipe
 from actors.fine_tune import HeadTrainer, KnnTrainer
 from actors.head import HeadSettings
 from actors.labelled import Use
@@ -75,6 +77,14 @@ def trainer(scattered: Mapping[str, Sequence[Memory]], **changes: Any) -> HeadTr
             prepared.append(LocalPrepared(source, port, plan.tasks, plan.header + b"".join(bodies.values())))
     worker.begin(prepared)
     return worker
+
+
+@pytest.fixture(autouse=True)
+def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No trying out of recipes, which has tests of its own, but where a test is about it."""
+    if "choice" not in request.node.name:
+        quick = Recipe("hydra", "global")
+        monkeypatch.setattr(preparation, "choose", lambda *_, encoder, **__: replace(quick, encoder=encoder))
 
 
 # --- what comes of it ----------------------------------------------------------------------------------
