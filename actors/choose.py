@@ -5,7 +5,7 @@ show it: they stand beside their own neighbours. So whole recordings are held ou
 of each class's in turn; where a class has only one, blocks of its time with a gap of one window. First the scaling is
 chosen under the default encoder, then the encoder under that scaling. The best macro-F1 counts; what lies within one
 standard error of it is a tie, and ties fall to the default, then to what comes first. Where each class has but one
-recording, nothing can show whether its levels are the state's or only that day's: they must be worth DOUBT to count.
+recording, nothing can show whether its levels are the state's or only that day's: levels must be worth DOUBT to count.
 
 May import: actors.{embedder,encoders,knn,scaling,scores}, numpy, torch, stdlib.
 Tests: tests/unit/test_choose.py. Measured by: benchmarks/quality.py.
@@ -36,7 +36,7 @@ FOLDS = 4
 MOST = 256  # windows that a recipe is fitted on, and as many to score it by: its cost does not grow with the data
 ENOUGH = 100  # windows for validation; with fewer the training recordings are held out in turn as well
 NEIGHBOURS = 5
-DOUBT = 0.1  # of macro-F1, taken from a scaling that keeps levels where every class was recorded once
+DOUBT = 0.1  # of macro-F1, and ties: against levels where every class was recorded once, for they look too good there
 _PENALTY = 0.03  # of the ridge that stands for a head, in variances of the embedding
 
 
@@ -84,7 +84,8 @@ def choose(
         trial = _Trial(train, validation, (window, step, seed), classifier, device)
     except LookupError:
         return first
-    found = trial.best([recipe for recipe in (first, *others) if recipe.encoder == first.encoder])
+    scalings = [recipe for recipe in (first, *others) if recipe.encoder == first.encoder]
+    found = trial.best(sorted(scalings, key=lambda recipe: trial.confounded and recipe.scaling == "global"))
     return trial.best([recipe for recipe in (first, *others) if recipe.scaling == found.scaling])
 
 

@@ -60,14 +60,12 @@ def test_validation_recordings_decide_where_there_are_enough() -> None:
     assert choose(train, validation, **FAST).scaling != "global"  # type: ignore[arg-type]
 
 
-def once(rate: float, level: float) -> list[Recording]:
-    """Each class recorded once, at a level of its own; the shapes differ by `rate`."""
-    return [recording("slow", 0, rows=600, rate=0.3), recording("fast", 1, rows=600, rate=0.3 + rate, level=level)]
-
-
 def test_levels_of_classes_recorded_once_do_not_count_where_shapes_do_as_well() -> None:
-    assert choose(once(0.9, 60), [], **FAST).scaling != "global"  # type: ignore[arg-type]
-    assert choose(once(0.0, 60), [], **FAST).scaling == "global"  # type: ignore[arg-type]
+    slow = recording("slow", 0, rows=600, rate=0.3)
+    fast, still = (recording(label, 1, rows=600, rate=rate, level=60) for label, rate in (("fast", 1.2), ("still", 0)))
+    assert choose([slow, fast], [], **FAST).scaling != "global"  # type: ignore[arg-type]
+    low = recording("low", 0, rows=600)
+    assert choose([low, still], [], **FAST).scaling == "global"  # type: ignore[arg-type]
 
 
 def test_a_few_windows_more_are_no_reason_to_leave_the_default() -> None:
