@@ -26,6 +26,7 @@ from actors.scores import accuracy, macro_f1
 
 LEAST_STEPS = 10  # of an epoch: where windows are few, so are the steps of a pass, and a head would learn nothing
 _BETTER = 0.98  # of the best loss: less, at the same macro-F1, is better too; a small validation is soon at 1.0
+_STATE = ("done", "best", "best_loss", "since", "improved", "stopped")
 _FORMAT = "jos.head-training.1"
 
 
@@ -223,7 +224,7 @@ class HeadTraining:
         for at, layer in enumerate(self.layers):
             for name, value in self.optimizer.state.get(layer, {}).items():
                 tensors[f"optimizer.{at}.{name}"] = value.detach().cpu().contiguous()
-        state = {name: getattr(self, name) for name in ("done", "best", "best_loss", "since", "improved", "stopped")}
+        state = {name: getattr(self, name) for name in _STATE}
         # one entry: several would stand in no fixed order, and the same state has the same bytes
         return save(tensors, {_FORMAT: json.dumps(state)})
 
@@ -232,6 +233,8 @@ class HeadTraining:
         try:
             tensors, kept = load(state), _metadata(state)
             layers = [tensors[f"layer.{at}"] for at in range(len(self.layers))]
+            if set(kept) != set(_STATE):
+                raise ValueError(f"it tells of {', '.join(sorted(kept))}")
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"no state of a head's training: {error}") from None
         if [layer.shape for layer in layers] != [layer.shape for layer in self.layers]:
@@ -245,8 +248,8 @@ class HeadTraining:
             for own, layer in zip(self.layers, layers, strict=True):
                 own.copy_(layer)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        for name, value in kept.items():
-            setattr(self, name, value)
+        for name in _STATE:
+            setattr(self, name, kept[name])
 
     def head(self) -> Head:
         """The model as it stands now."""

@@ -223,7 +223,9 @@ def _table(results: Results, contenders: Sequence[str], which: int) -> str:
         values = [_means(results, name, contender, which) for contender in contenders]
         best = max(value.mean() for value in values)
         cells = [f"{value.mean():.3f} ± {value.std():.3f}" for value in values]
-        rows.append([name, *(f"**{c}**" if v.mean() > best - 5e-4 else c for c, v in zip(cells, values, strict=True))])
+        seeds = len(results[name])
+        title = name if seeds == 5 else f"{name} ({seeds} seeds)"
+        rows.append([title, *(f"**{c}**" if v.mean() > best - 5e-4 else c for c, v in zip(cells, values, strict=True))])
     for title, names in (("mean, sktime", [n for n in results if n in SKTIME]), ("mean, all", list(results))):
         if len(names) > 1:
             means = [np.mean([_means(results, n, contender, which).mean() for n in names]) for contender in contenders]
@@ -271,7 +273,7 @@ def _verdicts(results: Results) -> Iterator[str]:
 
 def report(results: Results, options: argparse.Namespace) -> None:
     made = Report("quality", "Accuracy and macro-F1, every choice by JOS")
-    made.small = options.seeds < 5 or bool(options.sets)
+    made.small = options.small
     made.raw = dict(results)
     for title, contenders in ((f"{SHOTS} windows a class", FEW), ("All training windows", ALL)):
         made.add(f"{title}, macro-F1:", _table(results, contenders, 1), f"{title}, accuracy:")
@@ -280,7 +282,7 @@ def report(results: Results, options: argparse.Namespace) -> None:
     made.add(_table(results, (PLAIN[0], ALL[0], PLAIN[1], ALL[1]), 1), "What was chosen:", _recipes(results))
     made.add(*_verdicts(results))
     made.add(
-        f"Mean ± standard deviation of {options.seeds} seeds; the protocol is in benchmarks/quality.py. The plant is "
+        "Mean ± standard deviation of five seeds where nothing else is said; the protocol is in benchmarks/quality.py. The plant is "
         "made up: it shows what drift does to choices, not what accuracy to expect. Some sktime sets have few test "
         "cases, and the encoders' sizes were once chosen with those sets in view (results/encoders.md)."
     )

@@ -20,7 +20,6 @@ NAMES = (
     "dispatch",
     "classify",
     "activity",
-    "knn",
     "growth",
     "resume",
     "startup",
@@ -28,6 +27,7 @@ NAMES = (
     "store",
     "api",
     "service",
+    "knn",
     "train",
     "quality",
 )

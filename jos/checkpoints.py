@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from jos.core.errors import BadRequest, NotFound
 from jos.core.ids import is_id, new_id
-from jos.core.model import Checkpoint, InputRef, Job, JobInput, JobRequest, job_folder
+from jos.core.model import Checkpoint, InputRef, Job, JobInput, JobRequest, JobSpec, job_folder
 from jos.storage.base import Storage
 from jos.storage.source import stat_input
 from jos.store import checkpoints as index
@@ -21,7 +21,7 @@ from jos.store.connection import Connection
 from jos.store.readers import Readers, judged
 from jos.store.redis import Store
 
-_ID = re.compile(r"\bckp_[0-9a-hjkmnp-tv-z]{26}\b")
+_JOB = "job_[0-9a-hjkmnp-tv-z]{26}"
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,22 @@ async def mark_reader(connection: Connection, found: Iterable[Found], reader: st
             raise BadRequest(f"The checkpoint {one.checkpoint.id} was deleted meanwhile.")
 
 
-async def mark_again(connection: Connection, request: str, reader: str) -> None:
-    """For recovery: the marks of a live job, whose `job.json` is given."""
-    for owner in await _owners(connection, request):
-        await index.mark(connection, owner, reader, datetime.now(UTC))
+async def mark_again(connection: Connection, spec: JobSpec) -> None:
+    """For recovery: the marks of a live job."""
+    urls = [source.url for source in spec.inputs if is_id(source.file_id, "ckp")]
+    for owner in _owners(spec.org_id, " ".join(urls)):
+        await index.mark(connection, owner, spec.id, datetime.now(UTC))
 
 
-async def release(connection: Connection, request: str, reader: str) -> None:
+async def release(connection: Connection, org_id: str, request: str, reader: str) -> None:
     """Takes the marks back of a job that was deleted; `request` is its `job.json`."""
-    for owner in await _owners(connection, request):
+    for owner in _owners(org_id, request):
         await index.unmark(connection, owner, reader)
 
 
-async def _owners(connection: Connection, request: str) -> set[str]:
-    owners = [await index.job_of(connection, one) for one in sorted(set(_ID.findall(request)))]
-    return {owner for owner in owners if owner is not None}
+def _owners(org_id: str, text: str) -> set[str]:
+    """The organisation's jobs in whose folders the URLs are that stand in the text."""
+    return set(re.findall(job_folder(re.escape(org_id), f"({_JOB})"), text))
 
 
 async def readers(store: Store, job_id: str) -> Readers:

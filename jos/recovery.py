@@ -293,10 +293,10 @@ class _Recovery:
     async def readers(self) -> None:
         """The marks of all live jobs on the jobs whose checkpoints they read. They are put back once all jobs are."""
         for job in await self.store.active():
-            with suppress(NotFound):  # not a job of this storage
-                folder = job_folder(job.org_id, job.id)
-                request = await asyncio.to_thread(self.storage.read, f"{folder}job.json")
-                await checkpoints.mark_again(self.store.connection, request.decode(), job.id)
+            key = f"{job_folder(job.org_id, job.id)}job.json"
+            with suppress(NotFound, ValidationError):  # not a job of this storage, or one that cannot run
+                spec = JobSpec.stored(await asyncio.to_thread(self.storage.read, key))
+                await checkpoints.mark_again(self.store.connection, spec)
 
     def _has_request(self, org_id: str, job_id: str) -> bool:
         return self.storage.stat(f"{job_folder(org_id, job_id)}job.json") is not None

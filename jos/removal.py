@@ -131,7 +131,7 @@ class Removals:
         except NotFound:
             return
         await self._files.release(org_id, uids_in(request.decode()), job_id)
-        await checkpoints.release(self._store.connection, request.decode(), job_id)
+        await checkpoints.release(self._store.connection, org_id, request.decode(), job_id)
 
     def _empty(self, folder: str) -> None:
         self._storage.delete([f"{folder}job.json"])

@@ -36,6 +36,7 @@ PATIENCE = 300.0  # seconds that a record is tried again, before JOS hears of it
 START_PATIENCE = 30.0  # and the list of models, before the index is given up
 BACKOFF, LONGEST_PAUSE = 0.5, 30.0
 READ_TIMEOUT = 600.0
+LABEL_TOKENS = 256  # the longest label, in JSON
 _SHOWN = 300  # characters of a server's own words
 
 
@@ -46,19 +47,21 @@ class OpenAiEngine:
     sees = frozenset({"image", "video"})
 
     def __init__(self, base_url: str, place: Place) -> None:
-        if not base_url.startswith(("http://", "https://")):
+        if not base_url.startswith(("http://", "https://")) or "@" in base_url:
             raise JobImpossible(
-                f"model_variant openai:{base_url} names no server.",
-                suggestion="Give its address, e.g. openai:http://localhost:8000/v1.",
+                "model_variant names no server that can be asked: its address must begin with http:// or https:// and "
+                "hold no user and password.",
+                suggestion="E.g. openai:http://localhost:8000/v1; a key is named by engine.api_key_env.",
             )
         self.place, self.generation = place, place.generation
         self.budget = max(TOKEN_BUDGET - self.generation.max_new_tokens, TOKEN_BUDGET // 2)
         most = min(place.batch_size or MOST, self.span_records)
         self.gate = Gate(min(FIRST, most), most)
         self.pool = ThreadPoolExecutor(most, thread_name_prefix="jos-lm")
+        self.key = _key(place.options.get("api_key_env"), base_url)
         self.http = httpx2.Client(
             base_url=base_url.rstrip("/") + "/",
-            headers=_authorization(place.options.get("api_key_env"), base_url),
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=httpx2.Timeout(READ_TIMEOUT, connect=10),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
         )
@@ -109,11 +112,9 @@ class OpenAiEngine:
             return RecordFailed("the server's answer holds no text")
         if self.generation.labels:
             found = label_in(text, self.generation.labels)
-            return (
-                RecordFailed(f"the answer {text[:_SHOWN]!r} is none of the labels")
-                if found is None
-                else Answer(found, cut)
-            )
+            if found is None:
+                return RecordFailed(f"the answer {text[:_SHOWN]!r} is none of the labels")
+            return Answer(found, cut)
         return Answer(text.strip(), cut)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
@@ -122,7 +123,7 @@ class OpenAiEngine:
         request: dict[str, Any] = {
             "model": self.model,
             "messages": _with_media(prompt),
-            "max_tokens": generation.max_new_tokens,
+            "max_tokens": LABEL_TOKENS if generation.labels else generation.max_new_tokens,
             "seed": prompt.seed,
             "temperature": 0.0 if generation.greedy else generation.temperature,
         }
@@ -163,9 +164,9 @@ class OpenAiEngine:
             return Trouble(f"{type(error).__name__}: {error}")
         if answer.status_code == 429 or answer.status_code >= 500:
             self.gate.narrow()
-            return Trouble(f"status {answer.status_code}: {_words(answer)}", _retry_after(answer))
+            return Trouble(f"status {answer.status_code}: {self._words(answer)}", _retry_after(answer))
         if answer.status_code >= 300:
-            said = f"the server refused this record with status {answer.status_code}: {_words(answer)}"
+            said = f"the server refused this record with status {answer.status_code}: {self._words(answer)}"
             return Refused(said, answer.status_code)
         self.gate.widen()
         try:
@@ -173,6 +174,16 @@ class OpenAiEngine:
         except ValueError:
             found = None
         return found if isinstance(found, dict) else Refused("the server's answer is no JSON object", 200)
+
+    def _words(self, answer: httpx2.Response) -> str:
+        """The server's own message, cut. Some tell the key that they did not like: that goes."""
+        try:
+            found = answer.json()
+            error = found.get("error", found)
+            said = str(error.get("message", error) if isinstance(error, dict) else error)
+        except (ValueError, AttributeError):
+            said = answer.text
+        return (said.replace(self.key, "…") if self.key else said)[:_SHOWN]
 
 
 class Refused(RecordFailed):
@@ -230,10 +241,10 @@ class Gate:
                 self.width, self.good, self.narrowed = max(1, self.width // 2), 0, True
 
 
-def _authorization(variable: str | None, base_url: str) -> dict[str, str]:
-    """The header with the key that `variable` holds as "ADDRESS KEY". Never says what it holds."""
+def _key(variable: str | None, base_url: str) -> str:
+    """The key that `variable` holds as "ADDRESS KEY". Never says what it holds."""
     if not variable:
-        return {}
+        return ""
     address, _, key = os.environ.get(variable, "").strip().partition(" ")
     if not key:
         raise JobImpossible(
@@ -242,7 +253,7 @@ def _authorization(variable: str | None, base_url: str) -> dict[str, str]:
         )
     if not within(base_url, address):
         raise JobImpossible(f"The key in {variable} is for another server than {base_url}.")
-    return {"Authorization": f"Bearer {key.strip()}"}
+    return key.strip()
 
 
 def _with_media(prompt: Prompt) -> list[dict[str, Any]]:
@@ -275,16 +286,6 @@ def label_in(text: str, labels: Sequence[str]) -> str | None:
     if isinstance(found, dict):
         found = found.get("label")
     return found if isinstance(found, str) and found in labels else None
-
-
-def _words(answer: httpx2.Response) -> str:
-    """The server's own message, cut; it holds nothing of ours but what we sent."""
-    try:
-        found = answer.json()
-        error = found.get("error", found)
-        return str(error.get("message", error) if isinstance(error, dict) else error)[:_SHOWN]
-    except (ValueError, AttributeError):
-        return answer.text[:_SHOWN]
 
 
 def _retry_after(answer: httpx2.Response) -> float:

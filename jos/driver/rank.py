@@ -1,7 +1,7 @@
 """A rank of a group, and how Ray Train starts all of them with `torch.distributed` set up between them.
 
 Each rank is an index (jos.driver.index) in a process of its own, with a trainer of its own.
-May import: ray, jos.core, jos.driver.index. Tests: tests/integration/test_group.py.
+May import: ray, jos.core, jos.driver.index. Tests: tests/integration/test_group.py, tests/unit/test_rank.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -43,16 +44,16 @@ class Rank(Index):
     """One of the processes that do each step together. Only rank 0 keeps what comes of it. A rank is never told to
     stop, and drops nothing by itself: the group does not begin what it does not want."""
 
-    def __init__(self, config: IndexConfig, group: Any) -> None:
+    def __init__(self, config: IndexConfig, agree: Callable[[int, int, bool], bool]) -> None:
+        """`agree(lease, start, can)`: this rank's vote, and what all together have said; Group.agree."""
         super().__init__(config)
-        self.group = group
+        self.agree = agree
         self.broken = False
 
     def _steps(self, trainer: Trainer, item: _Item) -> bool:
         work = item.work
         can = not self.broken and (self.position == work.start or work.state is not None or work.start == 0)
-        vote = (self.config.rank, item.lease.reply.lease, work.start, can)
-        if self.broken or not ray.get(self.group.agree.remote(*vote)):
+        if self.broken or not self.agree(item.lease.reply.lease, work.start, can):
             self._fault(item, "dropped: not all ranks of the group could begin it", dropped=True)
             return False
         return super()._steps(trainer, item)
@@ -95,7 +96,11 @@ async def _serve(config: IndexConfig, group: Any) -> None:
 
     rank, ranks = get_context().get_world_rank(), get_context().get_world_size()
     await group.here.remote(rank, current_actor())
-    index = Rank(replace(config, rank=rank, ranks=ranks), group)
+
+    def agree(*vote: Any) -> bool:
+        return bool(ray.get(group.agree.remote(rank, *vote)))
+
+    index = Rank(replace(config, rank=rank, ranks=ranks), agree)
     await group.join.remote(rank, await index.ready())
     doing: set[asyncio.Task[None]] = set()
     while True:

@@ -16,7 +16,8 @@ import secrets
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ import httpx2
 import orjson
 import pytest
 from jobs_lab import BIN, Head, alive, kill, until
+from lab_workers import TwoStageTrain
 from service_lab import Service
 
+from actors.activity import ActivityWorker
 from jos.store import embedded
 from jos.store.redis import Store
+from jos.testing import LocalFile, run_worker
 
 SECONDS = float(os.environ.get("JOS_CHAOS_SECONDS", "45"))
 JOBS = int(os.environ.get("JOS_CHAOS_JOBS", "6"))
@@ -56,12 +60,54 @@ def patiently(ask: Callable[[], Any], seconds: float = 60) -> Any:
         time.sleep(0.1)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A sort of job: its pipeline with a configuration, a file for it, and what must come of that undisturbed."""
+
+    pipeline: str
+    config: dict[str, Any]
+    data: bytes
+    output: bytes = b""
+    checkpoints: dict[int, bytes] = field(default_factory=dict)
+
+
+def shouting(chance: random.Random, number: int) -> Kind:
+    records = [{"text": f"job {number} record {n}"} for n in range(chance.randrange(60, 240))]
+    lines = [orjson.dumps({"line_index": n, "text": r["text"].upper()}) for n, r in enumerate(records)]
+    return Kind("shout", {"seconds": 0.05, "span_records": 4}, _lines(records), b"".join(li + b"\n" for li in lines))
+
+
+def training(folder: Path) -> Kind:
+    """Prepared in 15 spans, then 180 steps with three checkpoints."""
+    file = folder / "numbers.jsonl"
+    file.write_bytes(_lines([{"x": n} for n in range(60)]))
+    config = {"epochs": 3, "span_records": 4, "seed": 5, "stop_after": None}
+    calm = run_worker(TwoStageTrain, config=config | {"seconds": 0}, scattered={"worker.data": [LocalFile(file)]})
+    return Kind("two-stage-train", config | {"seconds": 0.02}, file.read_bytes(), checkpoints=calm.checkpoints)
+
+
+def talking(folder: Path) -> Kind:
+    """A language model's answers, drawn with a seed."""
+    file = folder / "talk.jsonl"
+    file.write_bytes(_lines([{"system": "You watch a pump.", "prompt": f"flow {n}, state?"} for n in range(16)]))
+    generation = {"do_sample": True, "max_new_tokens": 4, "temperature": 0.8, "top_k": 40, "top_p": 0.95}
+    config: dict[str, Any] = {"generation": generation, "seed": 11}
+    (output,) = run_worker(ActivityWorker, [file], config=config).files.values()
+    return Kind("activity-detection", config, file.read_bytes(), output)
+
+
+def _lines(records: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(orjson.dumps(r) + b"\n" for r in records)
+
+
 class Load:
-    """Jobs of mixed priorities, and users who cancel and retry them. What must be true at the end is kept here."""
+    """Jobs of three kinds and mixed priorities, and users who cancel and retry them. What must be true at the end is
+    kept here."""
 
     def __init__(self, service: Service, chance: random.Random) -> None:
         self.service, self.chance = service, chance
-        self.expected: dict[str, bytes] = {}  # job -> content of its one output
+        self.training, self.talking = training(service.folder), talking(service.folder)
+        self.expected: dict[str, Kind] = {}
         self.cancelled: set[str] = set()  # and not retried since
 
     def answer(self, method: str, path: str, **options: Any) -> httpx2.Response:
@@ -76,22 +122,29 @@ class Load:
         return found
 
     def add(self, number: int) -> None:
-        records = [{"text": f"job {number} record {n}"} for n in range(self.chance.randrange(60, 240))]
-        data = b"".join(orjson.dumps(r) + b"\n" for r in records)
+        kind = (shouting(self.chance, number), self.training, self.talking)[number % 3]
         name = f"load-{number}.jsonl"
-        self.answer("POST", "/files", files={"file": (name, data, "application/x-ndjson")})
+        self.answer("POST", "/files", files={"file": (name, kind.data, "application/x-ndjson")})
         body = {
             "name": f"load {number}",
-            "pipeline_type": "batch",
-            "pipeline_key": "shout",
+            "pipeline_type": "training" if kind.checkpoints else "batch",
+            "pipeline_key": kind.pipeline,
             "priority": self.chance.choice([0, 0, 0, 10, 50]),
             "inputs": {"worker.data": [{"file_id": name}]},
-            "parameters": {"worker": {"parallelism": 2, "config": {"seconds": 0.05, "span_records": 4}}},
+            "parameters": {"worker": {"parallelism": 2, "config": kind.config}},
         }
         answer = self.answer("POST", "/batch/jobs", json=body, headers={"Idempotency-Key": f"load-{number}"})
         assert answer.status_code in (200, 201), answer.text
-        lines = [orjson.dumps({"line_index": n, "text": r["text"].upper()}) for n, r in enumerate(records)]
-        self.expected[answer.json()["id"]] = b"".join(line + b"\n" for line in lines)
+        self.expected[answer.json()["id"]] = kind
+
+    def assert_as_undisturbed(self, job_id: str) -> None:
+        kind = self.expected[job_id]
+        if not kind.checkpoints:
+            (output,) = self.service.outputs(job_id).values()
+            assert output == kind.output, job_id
+            return
+        found = self.answer("GET", f"/batch/jobs/{job_id}/checkpoints").json()["checkpoints"]
+        assert {one["step"]: httpx2.get(one["data"]["ref"]).content for one in found} == kind.checkpoints, job_id
 
     def unfinished(self) -> list[str]:
         """By status, so that a job list of any length is not asked for one by one."""
@@ -194,12 +247,11 @@ def test_everything_killed_in_random_order_under_load(service: Service) -> None:
         return all(s == ("CANCELLED" if j in load.cancelled else "COMPLETED") for j, s in found.items())
 
     until(settled, 120 + SECONDS, 1.0)
-    for job_id, content in load.expected.items():
+    for job_id in load.expected:
         service.events(job_id)  # numbered without gaps
         if job_id in load.cancelled:
             continue
-        (output,) = service.outputs(job_id).values()
-        assert output == content, job_id
+        load.assert_as_undisturbed(job_id)
         verified(service, job_id)
     until(lambda: capacity_is_free(service), 30)
 

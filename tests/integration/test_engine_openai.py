@@ -45,7 +45,8 @@ class Server:
 
     def list_models(self, request: Request) -> Response:
         if self.keys and request.headers.get("authorization") not in self.keys:
-            return Response(b'{"error": {"message": "who are you?"}}', 401)
+            said = f"who are you, {request.headers.get('authorization')}?"
+            return Response(orjson.dumps({"error": {"message": said}}), 401)
         return Response(orjson.dumps({"data": [{"id": name} for name in self.models]}))
 
     def complete(self, request: Request, body: dict[str, Any]) -> Response:
@@ -124,8 +125,10 @@ def test_a_server_that_stays_broken_is_a_fault_and_no_answer(server: Server, mon
 def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9/v1/: ConnectError"):
         make_engine("openai:http://127.0.0.1:9/v1", place())
-    with pytest.raises(JobImpossible, match="names no server"):
-        make_engine("openai:ftp://x", place())
+    for nonsense in ("openai:ftp://x", "openai:http://user:password@127.0.0.1/v1"):
+        with pytest.raises(JobImpossible, match="names no server") as refused:
+            make_engine(nonsense, place())
+        assert "password@" not in str(refused.value)
 
 
 def test_settings_seed_and_media_are_sent(server: Server) -> None:

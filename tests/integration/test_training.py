@@ -56,6 +56,12 @@ def test_a_training_that_stops_early_is_complete(lab: Lab) -> None:
     assert sorted(models(lab, job_id)) == [40, 80]
 
 
+def pids(lab: Lab, job_id: str) -> list[int]:
+    """Of the indexes that live."""
+    started = (e for e in lab.events(job_id) if e.event_type in ("index.started", "index.restarted"))
+    return [pid for e in started if alive(pid := e.payload["pid"])]
+
+
 def test_killed_in_either_stage_it_ends_with_the_same_checkpoints(lab: Lab) -> None:
     files = numbers(lab)
     calm, hurt = (lab.submit("two-stage-train", files, epochs=2, seconds=0.01) for _ in range(2))
@@ -65,10 +71,9 @@ def test_killed_in_either_stage_it_ends_with_the_same_checkpoints(lab: Lab) -> N
         driver = lab.resume(hurt)
         lab.wait_for_tasks(hurt, max(until_tasks, lab.tasks_done(hurt)) + chance.randrange(1, 30))
         if what == "index":
-            started = [*lab.events(hurt, "index.started"), *lab.events(hurt, "index.restarted")]
-            pids = until(lambda events=started: [p for e in events if alive(p := e.payload["pid"])])
-            kill(chance.choice(pids))
-            lab.wait_for(hurt, "index.lost", len(lab.events(hurt, "index.lost")) or 1)
+            lost = len(lab.events(hurt, "index.lost"))
+            kill(chance.choice(until(lambda: pids(lab, hurt))))
+            lab.wait_for(hurt, "index.lost", lost + 1)
         driver.kill()
     assert lab.complete(hurt).status is Status.COMPLETED
     assert models(lab, hurt) == models(lab, calm)

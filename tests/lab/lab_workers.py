@@ -202,7 +202,7 @@ class TrainTogether(Trainer):
         config = self.context.config
         self.total, self.every, self.group = (int(config[name]) for name in ("steps", "span_steps", "group"))
         self.seconds, self.seed = float(config["seconds"]), int(config["seed"])
-        self.trace, self.fail = str(config["trace"]), str(config["fail"])
+        self.trace = str(config["trace"])
         made = torch.Generator().manual_seed(self.seed)
         self.rows = torch.randn(256, 8, generator=made, dtype=torch.float64)
         self.wanted = self.rows @ torch.arange(8, dtype=torch.float64)
@@ -218,8 +218,6 @@ class TrainTogether(Trainer):
         if self.trace:
             with open(self.trace, "a") as trace:
                 trace.write(f"{rank} {os.getpid()} {number}\n")
-        if self.fail == str(rank) and number == self.total - 1:
-            raise ValueError("this step is poison")
         time.sleep(self.seconds)
         batch = torch.randperm(256, generator=torch.Generator().manual_seed(self.seed + number))[:32]
         mine = batch[rank::ranks]

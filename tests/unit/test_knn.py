@@ -168,7 +168,10 @@ def test_the_nearest_are_those_of_a_search_by_force(
     assert (order == index).all()
     for distances, numbers in zip(distance, index, strict=True):
         assert len(set(numbers)) == k
-        assert [*zip(distances, numbers, strict=True)] == sorted(zip(distances, numbers, strict=True))
+        if metric == "euclidean":  # ranked by squares, of which two may have the same root
+            assert [*distances] == sorted(distances)
+        else:
+            assert [*zip(distances, numbers, strict=True)] == sorted(zip(distances, numbers, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
