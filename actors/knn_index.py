@@ -45,8 +45,8 @@ class InvertedIndex:
 
     def __init__(self, search: ExactSearch, trained: Mapping[str, Tensor] | None = None) -> None:
         self.search = search
-        if trained is not None and "index.centres" in trained:
-            self.centres, self.list_of = trained["index.centres"], trained["index.lists"]
+        if trained is not None and "lists.centres" in trained:
+            self.centres, self.list_of = trained["lists.centres"], trained["lists.members"]
             self._check()
         else:
             self.centres = _centres(search.singles, 2 ** round(math.log2(2 * math.sqrt(search.count))))
@@ -68,8 +68,8 @@ class InvertedIndex:
             raise ValueError("the stored index names lists that it does not have")
 
     def tensors(self) -> dict[str, Tensor]:
-        """`index.centres` (lists, dims) float32 and `index.lists` (n,) int32: the list of each reference."""
-        return {"index.centres": self.centres, "index.lists": self.list_of}
+        """`lists.centres` (lists, dims) float32 and `lists.members` (n,) int32: the list of each reference."""
+        return {"lists.centres": self.centres, "lists.members": self.list_of}
 
     def nearest(self, queries: Tensor, distances: bool = True, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As ExactSearch.nearest, of the references in the lists looked at."""

@@ -34,7 +34,12 @@ def test_every_setting_is_in_the_documentation() -> None:
 
 def test_every_event_type_is_in_the_documentation() -> None:
     source = text(*(ROOT / "jos").rglob("*.py"), *(ROOT / "actors").rglob("*.py"))
-    types = set(re.findall(r'"((?:job|index|inference|input|model|storage|attempt|events)[._][a-z_]+)"', source))
+    types = set(
+        re.findall(
+            r'"((?:job|index|inference|input|model|storage|attempt|events|preparation|training|checkpoint|results)[._][a-z_]+)"',
+            source,
+        )
+    )
     types -= {"input_id", "index_id", "job_id", "input_file", "job_failed", "input_progress", "job_folder", "job.json"}
     page = text(ROOT / "docs" / "events.md")
     events = {t for t in types if "." in t or t == "input_started"}
