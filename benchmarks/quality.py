@@ -283,8 +283,8 @@ def report(results: Results, options: argparse.Namespace) -> None:
     made.add(*_verdicts(results))
     made.add(
         "Mean ± standard deviation of five seeds where nothing else is said; the protocol is in benchmarks/quality.py. "
-        "The plant is made up: it shows what drift does to choices, not what accuracy to expect. Some sktime sets have few test "
-        "cases, and the encoders' sizes were once chosen with those sets in view (results/encoders.md)."
+        "The plant is made up: it shows what drift does to choices, not what accuracy to expect. Some sktime sets "
+        "have few test cases, and the encoders' sizes were once chosen with those sets in view (results/encoders.md)."
     )
     made.write()
 
