@@ -118,14 +118,14 @@ class Settings:
 class MachineStateWorker(Worker):
     def setup(self) -> None:
         steady(self.context.threads)
-        checkpoints = self.context.inputs.get(CHECKPOINT)
-        model = open_model(checkpoints[0]) if checkpoints else None
+        given = self.context.inputs.get(CHECKPOINT, ())
+        model = open_model(given[0]) if given else None
         self.settings = settings = Settings.of(self.context.config, model)
         # Small batches of the user's are taken several at once; the parts of the output keep their size.
         self.batch_size = CALL * -(-settings.batch_size // CALL)
         if model is not None:
             _tell_unused(self.context, model)
-            self._restore(model, checkpoints[0].filename if checkpoints else "")
+            self._restore(model, given[0].filename)
         else:
             tell_substitute(self.context, settings.model_type, settings.encoder)
             self._learn(read_references(self.context.inputs.get(N_SHOTS, ()), settings))

@@ -2,7 +2,7 @@
 
 The recordings are those of `jos demo`. Of each activity's ten train recordings the last two validate, whole; the test
 recordings are classified twice: from the checkpoint, and by the nearest neighbours among the same train recordings.
-May import: jos.engine, jos.demo, rich. Tests: `make demo-finetune`, which CI runs.
+May import: jos.engine, jos.demo, rich. Tests: `make demo-finetune`.
 """
 
 from __future__ import annotations

@@ -101,6 +101,9 @@ def run_worker(
     to sources, which it finds among its inputs too. Exceptions come through: nothing is tried again."""
     outputs = Outputs()
     inputs = {**(replicated or {}), **(scattered or {})}
+    ids = [source.id for sources in inputs.values() for source in sources]
+    if len(set(ids)) < len(ids):
+        raise ValueError("two inputs have the same id, by which workers tell them apart: name the files differently")
     worker = make_worker(kind, config or {}, inputs, outputs.events)
     if isinstance(worker, Trainer):
         _train(worker, scattered or {}, outputs)

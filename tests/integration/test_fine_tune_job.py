@@ -29,7 +29,7 @@ def recordings(folder: Path, count: int, seed: int, rows: int = 60, apart: float
     folder.mkdir(exist_ok=True)
     for nth in range(count):
         for label, level in LEVELS.items():
-            path = folder / f"{label}_{nth}.csv"
+            path = folder / f"{folder.name}_{label}_{nth}.csv"
             values = rng.normal(level * apart, 1, (rows, 2))
             lines = ["time,a,b", *(f"t{row},{a:.4f},{b:.4f}" for row, (a, b) in enumerate(values))]
             if not path.exists():  # another job may read it: to write it again would be a change

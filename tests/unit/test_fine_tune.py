@@ -199,6 +199,11 @@ def test_without_evaluation_files_neighbours_have_no_score_and_still_all_windows
     assert train(KnnTrainer, {TRAIN: files()}).metrics == [{"references": 12 * 23, "recall": 1.0}]
 
 
+def test_two_files_with_one_id_are_refused_before_their_labels_are_mixed_up() -> None:
+    with pytest.raises(ValueError, match="name the files differently"):
+        train(KnnTrainer, {TRAIN: files(), EVAL: files()[:1]})
+
+
 def test_a_group_of_indexes_is_asked_for_in_the_plan() -> None:
     assert trainer({TRAIN: files()}, train_config={"ranks": 3, "epochs": 2}).steps().group == 3
     assert trainer({TRAIN: files()}).steps().group == 1
