@@ -58,9 +58,15 @@ async def named(store: Store, org_id: str, request: JobRequest) -> dict[str, Fou
 
 
 def as_input(storage: Storage, port: str, ref: InputRef, found: Found) -> JobInput:
-    """Raises NotFound where its bytes are gone."""
+    """Raises BadRequest where its bytes are gone."""
     url = storage.location(found.key)
-    num_bytes, fingerprint = stat_input(url)
+    try:
+        num_bytes, fingerprint = stat_input(url)
+    except NotFound as error:
+        raise BadRequest(
+            f"The bytes of the checkpoint {found.checkpoint.id} are gone.",
+            suggestion="Train it again; `jos verify` tells what else is missing.",
+        ) from error
     return JobInput(
         id=new_id("inp"),
         port=port,

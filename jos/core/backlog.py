@@ -105,7 +105,7 @@ class Backlog:
         """Planning that an index died of: again, then file by file, then the file at fault is given up alone."""
         tries = self.plan_attempts.get(work.group, 0) + first
         self.plan_attempts[work.group] = tries
-        if tries < self.task_attempts:
+        if tries < self.task_attempts or STEPS in work.inputs:  # without steps there is no job: losses end the attempt
             self.to_plan.appendleft(work)
             return False
         if len(work.inputs) > 1:

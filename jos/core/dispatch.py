@@ -90,6 +90,7 @@ class Limits:
     no_progress_seconds: float | None = None
     no_room_seconds: float | None = None  # without any index placed; None: waiting for nodes is as no progress
     training: bool = False  # inputs are prepared first, then come the steps
+    most_together: int | None = None  # indexes that a group may have; None: as many as are allowed
 
 
 class Dispatch:
@@ -381,23 +382,28 @@ class Dispatch:
 
     def _open_steps(self) -> None:
         self.steps_to_come, self.stepping = False, True
+        self.lease_seconds_per_span, self.lease_spans = None, 1  # a span of steps is something else
         if (plan := self.plans.get(STEPS)) is not None:  # of an earlier attempt; no index is up yet
             self._add_plan(plan)
-            self.seat, self.group = 0, max(1, min(plan.group, self.allowed))
+            self.seat, self.group = 0, self._together(plan)
         elif self.plan_steps is not None:
             self.backlog.to_plan.append(self.plan_steps)
+
+    def _together(self, plan: InputPlan) -> int:
+        return max(1, min(plan.group, self.allowed, self.limits.most_together or self.allowed))
 
     def _take_seat(self, planner: int, plan: InputPlan, out: list[Instruction]) -> None:
         """Who planned the steps does them, for it has loaded all that they need; unless several do them together: then
         every index makes room for these."""
-        self.group = max(1, min(plan.group, self.allowed)) if plan.error is None else 1
+        self.group = self._together(plan) if plan.error is None else 1
         self.seat = planner if self.group == 1 else 0
+        reason = "nothing is left for it" if self.group == 1 else f"{self.group} processes do the steps together"
+        for i, index in self.indexes.items():  # those that are still being started, too: what they hold is given back
+            if i != self.seat or self.group > 1:
+                out.append(StopIndex(i, index.life, kill=False, reason=reason))
+                index.stopping = i != self.seat
         if self.group == 1:
             return
-        reason = f"{self.group} processes do the steps together"
-        for i, index in self.indexes.items():
-            out.append(StopIndex(i, index.life, kill=False, reason=reason))
-            index.stopping = i != self.seat
         seat = self.indexes[self.seat]
         seat.up = seat.placed = False
         seat.life += 1

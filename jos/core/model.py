@@ -354,7 +354,7 @@ class Checkpoint(Model):
     id: str  # ckp_…, derived from job and step
     name: str  # e.g. step_200
     step: int
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | None] = {}  # None: not a finite number, for JSON has none of the others
     key: str  # where in the storage root, relative to the job's folder
     num_bytes: int
     sha256: str

@@ -6,6 +6,7 @@ Pure. May import: stdlib, jos.core. Tests: tests/unit/test_standing.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -95,6 +96,8 @@ def trained_state(input_id: str, plans: Plans, ledger: Ledger) -> InputState:
     """What a training only reads, it uses all at once: these inputs begin and end with it."""
     plan, done = plans.get(STEPS), len(ledger.of(STEPS).done)
     status = InputStatus.PROCESSING if done else InputStatus.PENDING
+    if plan is not None and plan.error is not None:
+        return InputState(input_id=input_id, status=InputStatus.FAILED, error_message=plan.error)
     if plan is not None and done == plan.tasks:
         status = InputStatus.COMPLETED
     return InputState(input_id=input_id, status=status)
@@ -153,7 +156,7 @@ def checkpoint_of(spec: JobSpec, commit: Commit, at: datetime) -> Checkpoint:
         id=derived_id("ckp", spec.id, str(commit.steps)),
         name=f"step_{commit.steps}",
         step=commit.steps,
-        metrics=dict(commit.metrics),
+        metrics={name: value if math.isfinite(value) else None for name, value in commit.metrics.items()},
         key=blob.key,
         num_bytes=blob.num_bytes,
         sha256=blob.sha256,

@@ -34,6 +34,13 @@ class Cluster:
         """A GPU that is required is asked for even where no living node has one: such a node may be on its way."""
         return "cuda" if resources.gpu.count and (self.gpus or resources.gpu.required) else "cpu"
 
+    def room(self, resources: Resources) -> int:
+        """How many indexes it holds at most as it is now, roughly; at least 1."""
+        fits = self.cpus // resources.cpu
+        if self.device(resources) == "cuda":
+            fits = min(fits, self.gpus // resources.gpu.count)
+        return max(1, int(fits))
+
     def misfit(self, resources: Resources) -> str | None:
         """Why no node as they are now could ever hold an index; an autoscaler may still bring one that can."""
         if resources.cpu > self.largest_cpus:

@@ -98,10 +98,11 @@ class Driver:
         self.stimuli: asyncio.Queue[Stimulus] = asyncio.Queue()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.plans: dict[int, InputPlan] = {}
-        self.aside: set[asyncio.Task[None]] = set()  # what is told or looked at beside the work
+        self.aside: set[asyncio.Task[object]] = set()  # what is told or looked at beside the work
         self.grace = spec.pipeline.timeouts.drain
         self.started = False
         self.draining = False
+        self.returning = False  # a Shrink is on its way
         self.seen = 0  # version of the record that was last looked at for a larger grant
 
     # --- from the outside ---
@@ -204,6 +205,8 @@ class Driver:
             no_progress_seconds=pipeline.timeouts.no_progress,
             no_room_seconds=None if self.granted is None else NO_ROOM_SECONDS,  # without a controller nobody queues it
             training=standing.training(spec),
+            # a controller grants what there is; without one, a group that never fits would wait for ever
+            most_together=cluster.room(pipeline.resources) if self.granted is None else None,
         )
         self.brain = Dispatch(
             self.log.ledger, self.plans.values(), self.to_plan, spec.parallelism, limits, time.monotonic(), self.granted
@@ -281,9 +284,16 @@ class Driver:
 
     def _give_back(self) -> None:
         """The capacity of indexes that were sent home, or that were granted when nothing was left for them."""
-        if self.granted is not None and self.brain.settled() and self.brain.wanted() < self.granted:
-            self.granted = self.brain.wanted()
-            self._say(Shrink(self.token, self.granted))
+        if self.granted is None or self.returning or not self.brain.settled() or self.brain.wanted() >= self.granted:
+            return
+        self.returning = True
+        self._aside(self._shrink(self.brain.wanted()))
+
+    async def _shrink(self, wanted: int) -> None:
+        """Until the record has heard it: nobody else would ever free what was granted."""
+        if await self._transact(Shrink(self.token, wanted)):
+            self.granted = wanted
+        self.returning = False
 
     def _note_push(self, what: Push) -> None:
         self.mirror.began = self.mirror.began or time.monotonic()
@@ -329,21 +339,24 @@ class Driver:
         """A command to the record, from inside the loop; what it comes to is seen by the heartbeat too."""
         self._aside(self._transact(command))
 
-    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _aside(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self.aside.add(task)
         task.add_done_callback(self.aside.discard)
         task.add_done_callback(lambda t: t.cancelled() or t.exception())
 
-    async def _transact(self, command: Any) -> None:
+    async def _transact(self, command: Any) -> bool:
+        """Whether it was accepted."""
         try:
             await self.store.transact(self.spec.id, command, datetime.now(UTC))
+            return True
         except StaleAttempt:
             self._stale()
         except StoreUnavailable as error:
             log.warning("redis is away; the job goes on", error=str(error))
         except JosError as error:
             log.info("not accepted", command=type(command).__name__, error=str(error))
+        return False
 
     def _heard(self, reply: MirrorReply) -> None:
         """What the record reads, by each heartbeat."""

@@ -73,6 +73,13 @@ class Group:
         await self._unless_lost(self.all_placed.wait())
 
     async def ready(self) -> Ready:
+        try:
+            return await self._ready()
+        except Exception as error:  # whoever waits for `placed` must hear of it
+            self._lose(f"{type(error).__name__}: {error}")
+            raise
+
+    async def _ready(self) -> Ready:
         started = time.monotonic()
         try:
             await asyncio.to_thread(release_all)
@@ -82,6 +89,7 @@ class Group:
                 f"{self.size} indexes cannot train together here: {error}.",
                 suggestion="Install jos[train] where the indexes run, or give the job a parallelism of 1.",
             )
+            self.all_placed.set()
             return Ready(os.uname().nodename, os.getpid(), 0.0, True, "", [], missing)
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._fit, args=(trainer, loop), name="jos-fit", daemon=True).start()

@@ -394,7 +394,7 @@ class Index:
                 plan = self.worker.plan(self._source(ordinal))
             return checked_plan(ordinal, plan, self.worker.port)
         except StorageUnavailable as error:
-            if not self._storage_answers():
+            if ordinal == STEPS or not self._storage_answers():  # what was prepared lies in our own store
                 raise
             return InputPlan(ordinal, [0], error=_short(error))  # this input's own store is away, not ours
         except Exception as error:

@@ -103,6 +103,8 @@ class Mirror:
     away: str | None = None  # why Redis cannot be reached, while it cannot
 
     def __post_init__(self) -> None:
+        if standing.training(self.spec):
+            self.progress_kind = "training"  # also where nothing is left to do and no index comes up to say so
         self.tracked = [o for o, source in enumerate(self.spec.inputs) if source.tracked]
 
     # --- collecting ---

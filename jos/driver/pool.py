@@ -67,8 +67,8 @@ class Pool:
     async def _start(self, what: StartIndex) -> None:
         if what.delay:
             await asyncio.sleep(what.delay)
-            if (what.index, what.life) in self.unwanted:
-                return
+        if (what.index, what.life) in self.unwanted:
+            return
         config = replace(self.template, index=what.index, life=what.life)
         self.started += what.group
         actor = self._actor(config, what.group)

@@ -736,6 +736,61 @@ def test_a_training_whose_steps_cannot_be_planned_is_over() -> None:
     assert world.brain.group == 1
 
 
+def seated(world: World) -> World:
+    """Worked until the steps are planned."""
+    while world.brain.seat is None:
+        for i in list(world.lives):
+            if world.held[i]:
+                world.work(i)
+        world.write()
+    return world
+
+
+def test_an_index_that_still_waits_for_a_node_is_stopped_when_one_does_the_steps() -> None:
+    world = training([40], steps=20, indexes=3)
+    world.up(0, 1)
+    seated(world)
+    others = {0, 1, 2} - {world.brain.seat}
+    assert {s.index for s in world.seen if isinstance(s, StopIndex)} == others
+    world.down(2)
+    assert world.seen[-1] != StartIndex(2, 2, 0.0, "killed")  # it is wanted no more
+    assert world.brain.wanted() == 1
+
+
+def test_a_group_is_no_larger_than_the_cluster_where_nobody_grants() -> None:
+    plans = [plan(10), InputPlan(STEPS, cut(30, 10), group=4)]
+    ledger = Ledger()
+    ledger.apply(Entry(0, "a", "t", (Commit(0, 0, 10),)))
+    brain = Dispatch(ledger, plans, [], 4, Limits(training=True, most_together=2), 0.0)
+    assert brain.start() == [StartIndex(0, 1, 0.0, group=2)]
+
+
+def test_how_long_preparation_took_says_nothing_of_the_steps() -> None:
+    world = training([400], steps=40, indexes=1)
+    world.brain.limits = replace(world.brain.limits, task_seconds=10.0)
+    world.up(0)
+    seated(world)
+    assert world.held[0]
+    world.now += 90.0  # ten steps of 9 s each
+    world.tell(Tick())
+    assert not [s for s in world.seen if isinstance(s, StopIndex)]
+
+
+def test_deaths_while_the_steps_are_planned_do_not_make_the_training_impossible() -> None:
+    world = training([10], steps=10, indexes=1)
+    world.up(0)
+    while not world.brain.stepping:
+        world.work(0)
+        world.write()
+    for _ in range(5):
+        world.down(0)
+        world.up(0)
+        (push,) = world.held[0]
+        assert push.work == (PlanWork(1, (STEPS,)),)
+    world.finish()
+    assert world.ledger.tasks_done == 20
+
+
 class Walk(RuleBasedStateMachine):
     """Any order of work, deaths, poison and slow commits ends with every task in exactly one commit."""
 

@@ -129,6 +129,23 @@ def test_without_what_ray_train_needs_the_job_ends_with_what_to_install(monkeypa
     monkeypatch.setattr("jos.driver.group.release_all", lambda: None)
     monkeypatch.setattr("jos.driver.group.current_actor", lambda: None)
     monkeypatch.setattr("jos.driver.group.make_trainer", missing)
-    [ready] = run(group().ready())
+    one = group()
+    ready, _ = run(one.ready(), one.placed())  # the pool waits for `placed` first
     assert "2 indexes cannot train together here: no module named pandas." in str(ready.error)
     assert "jos[train]" in str(ready.error)
+
+
+def test_whoever_waits_for_a_group_that_cannot_be_set_up_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved(*_: Any) -> Any:
+        raise AttributeError("no such call in this Ray")
+
+    monkeypatch.setattr("jos.driver.group.release_all", moved)
+    one = group()
+
+    async def heard(call: Coroutine[Any, Any, Any]) -> str:
+        with pytest.raises((AttributeError, GroupLost)) as raised:
+            await call
+        return str(raised.value)
+
+    told = run(heard(one.ready()), heard(one.placed()))
+    assert told == ["no such call in this Ray", "AttributeError: no such call in this Ray"]

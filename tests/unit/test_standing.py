@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from kept_lab import spec
 
 from jos.core.ledger import STEPS, Blob, Commit, Entry, Finished, Ledger
-from jos.core.model import Distribute, InputPort, InputStatus
+from jos.core.model import Checkpoint, Distribute, InputPort, InputStatus
 from jos.core.plan import RETRY_GROUPS, InputPlan
 from jos.core.standing import Replay, complete, plans_of, verdict
 
@@ -64,6 +65,19 @@ def test_a_retry_takes_back_the_ends_of_inputs_with_failed_tasks_only() -> None:
     replay = replayed(2, plans, *first, {"attempt": "b", "retry": 1}, {**done(0), "attempt": "b"})
     assert [(s.step, s.failed) for s in replay.states()] == [(3, 0), (2, 0)]
     assert [claim.token for claim in replay.claims] == ["a", "b"]
+
+
+def test_a_training_that_is_impossible_used_none_of_its_inputs() -> None:
+    replay = replayed(1, [InputPlan(STEPS, [0], error="one class only")], {}, training=True)
+    assert [(s.status, s.error_message) for s in replay.states()] == [(InputStatus.FAILED, "one class only")]
+
+
+def test_a_checkpoint_of_a_training_that_diverged_can_be_read_again() -> None:
+    metrics = {"loss": math.inf, "macro_f1": 0.5, "rate": math.nan}
+    commit = Commit(STEPS, 0, 5, state=Blob("s", 1, "0"), model=Blob("m", 1, "0"), metrics=metrics)
+    (one,) = replayed(1, [InputPlan(STEPS, [0, 5])], {}, {"commits": (commit,)}, training=True).checkpoints()
+    assert one.metrics == {"loss": None, "macro_f1": 0.5, "rate": None}
+    assert Checkpoint.stored(one.model_dump_json()) == one
 
 
 def test_training_ends_all_inputs_at_once() -> None:
