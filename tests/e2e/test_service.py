@@ -66,7 +66,7 @@ def test_a_higher_priority_takes_the_capacity_and_the_other_goes_on_where_it_was
     low = service.create("shout", [file], seconds=0.05, span_records=2)
     service.wait(low, "RUNNING")
     until(lambda: service.get(f"/batch/jobs/{low}/progress")["total"] > 1)
-    high = slow(service, "high", 10, priority=50)
+    high = slow(service, "high", 80, priority=50)  # some seconds: it still runs when the queue is looked at
     began = time.monotonic()
     service.wait_for(high, "input_started")
     print(f"higher priority at work after {time.monotonic() - began:.2f} s")
