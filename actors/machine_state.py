@@ -38,6 +38,7 @@ from jos.worker import Context, InputInvalid, JobImpossible, Output, Plan, Sourc
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
+MOST_CELLS, MOST_BYTES = 50_000_000, 1 << 30  # of one labelled example; 400 MB as numbers
 N_SHOTS, CHECKPOINT = "worker.n_shots", "worker.fine_tune_checkpoint"
 PREDICTION = "Prediction"  # the column of the results that clients read
 ROW = "row"  # and the one that says where a window begins, when no column of time stamps is named
@@ -145,7 +146,7 @@ class MachineStateWorker(Worker):
             self.embedder = Embedder.restore(model.embedder, model.embedder_tensors, device)
             restore = Head.restore if model.kind == HEAD else NearestNeighbours.restore
             self.classifier: Head | NearestNeighbours = restore(model.classifier, model.classifier_tensors, device)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError) as error:
             raise JobImpossible(
                 f"The checkpoint {name} cannot be used by this version of JOS: {error}.",
                 suggestion="Train it again with this version.",
@@ -304,6 +305,12 @@ def _reference_rows(source: Source, label: str, settings: Settings) -> Floats:
         raise JobImpossible(f"{error.message} It is an {of}.", suggestion=error.suggestion) from None
     if not layout.rows:
         return np.zeros((len(numeric), 0))
+    if layout.rows * len(numeric) > MOST_CELLS or layout.num_bytes > MOST_BYTES:
+        raise JobImpossible(
+            f"{source.filename} has {layout.rows:,} rows and {layout.num_bytes:,} bytes, too many for an {of}: "
+            "every index holds all of them in memory.",
+            suggestion="Give a part of it as an example, or train on it with the pipeline fine-tuning-omega.",
+        )
     begin, end, _, line = layout.locate(0, layout.rows)
     where = (source.filename, 1, line, layout.header)
     # n-shots need no timestamps: any column will do

@@ -24,6 +24,7 @@ from jos.worker import InputInvalid, JobImpossible, Source
 
 FORMAT, VERSION = "jos-model", 1
 HEAD, KNN = "head", "knn"
+LARGEST = 1 << 30  # rows
 LONGEST_HEADER = 100_000_000  # what safetensors itself allows
 _AGAIN = "Take another checkpoint of that job, or train it again."
 
@@ -74,11 +75,17 @@ def unpack_model(data: bytes, name: str) -> Model:
     if described["kind"] not in (HEAD, KNN):
         raise _newer(name, f"a classifier of the kind {described['kind']!r}")
     parts: dict[str, dict[str, Tensor]] = {"embedder": {}, "classifier": {}}
-    for full, tensor in tensors.items():
-        part, _, own = full.partition(".")
-        parts[part][own] = tensor
-    for names in ("classes", "data_columns"):
-        described[names] = tuple(described[names])
+    try:
+        for full, tensor in tensors.items():
+            part, _, own = full.partition(".")
+            parts[part][own] = tensor
+        for names in ("classes", "data_columns"):
+            described[names] = tuple(str(one) for one in described[names])
+        for number in ("window_size", "step_size"):
+            if not 1 <= int(described[number]) <= LARGEST:
+                raise ValueError(f"a {number} of {described[number]}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _damaged(name, f"its description does not fit its content ({error!r})") from None
     return Model(**described, embedder_tensors=parts["embedder"], classifier_tensors=parts["classifier"])
 
 
@@ -115,7 +122,7 @@ def _described(data: bytes, name: str) -> dict[str, Any]:
     try:
         about = json.loads(json.loads(header)["__metadata__"][FORMAT])
         version, _ = int(about["version"]), about["content"]["kind"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         if header.startswith(b"{") and f'"{FORMAT}"'.encode() in header[:4096]:
             raise _damaged(name, "its header cannot be read") from None
         raise _foreign(name) from None

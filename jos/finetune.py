@@ -66,12 +66,15 @@ def _is_csv(path: Path) -> bool:
 
 def upload_names(files: Iterable[str]) -> dict[str, str]:
     """Path -> what to call it on a server, which knows a file by its name alone: folders of classes like to hold files
-    of the same names, and these are told apart by the folder."""
+    of the same names, and these are told apart by the folders, as many as it takes."""
     paths = {file: Path(file).expanduser().absolute() for file in files}
-    counts = Counter(path.name for path in set(paths.values()))
-    return {
-        file: path.name if counts[path.name] == 1 else f"{path.parent.name}_{path.name}" for file, path in paths.items()
-    }
+    names = {path: path.name for path in paths.values()}
+    for depth in range(2, max((len(path.parts) for path in names), default=0)):
+        counts = Counter(names.values())
+        if len(counts) == len(names):
+            break
+        names = {p: "_".join(p.parts[-depth:]) if counts[name] > 1 else name for p, name in names.items()}
+    return {file: names[path] for file, path in paths.items()}
 
 
 def pipeline_of(method: str) -> str:

@@ -89,12 +89,23 @@ def _config(pipeline: Pipeline, component: str, asked: Json) -> tuple[Json, list
     if found:
         return default, found
     settable, found = _settable(asked, (user_schema, user_schema), (schema, schema), at)
+    refused = {violation.path for violation in islice(violations(user_schema, settable, at), MOST)}
+    settable = _given(settable, refused, at)
     paths = {violation.path for violation in found}
     for rules, value in ((user_schema, settable), (schema, merge(default, settable))):
         new = [v for v in islice(violations(rules, value, at), MOST) if v.path not in paths]
         found += new
         paths |= {violation.path for violation in new}
     return merge(default, settable), found
+
+
+def _given(asked: Json, refused: set[str], at: Path) -> Json:
+    """Without the nulls that the schema does not take: clients write them for what they leave out."""
+    return {
+        name: _given(value, refused, (*at, name)) if isinstance(value, dict) else value
+        for name, value in asked.items()
+        if value is not None or json_path((*at, name)) not in refused
+    }
 
 
 def _many(value: Any) -> bool:

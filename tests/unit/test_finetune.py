@@ -76,3 +76,11 @@ def test_an_unknown_method_is_told_with_those_there_are() -> None:
     assert pipeline_of("knn") == "knn-fine-tuning-omega"
     with pytest.raises(BadRequest, match="svm"):
         pipeline_of("svm")
+
+
+def test_files_of_one_name_in_one_class_of_several_sets_are_told_apart_too(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("train/a/1.csv", "eval/a/1.csv", "train/b/1.csv", "eval/b/2.csv")]
+    names = upload_names(paths)
+    assert list(names.values()) == ["train_a_1.csv", "eval_a_1.csv", "b_1.csv", "2.csv"]
+    taken = [str(tmp_path / name) for name in ("a/1.csv", "b/1.csv", "c/a_1.csv")]
+    assert len(set(upload_names(taken).values())) == 3

@@ -145,3 +145,22 @@ def test_a_file_that_is_gone_stops_the_job() -> None:
 
     with pytest.raises(JobImpossible, match="cannot be read: step_12"):
         open_model(Gone(WHOLE, len(WHOLE)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "tensors"),
+    [
+        ({"classes": None}, {}),
+        ({"window_size": "abc"}, {}),
+        ({"window_size": float("inf")}, {}),
+        ({"step_size": 0}, {}),
+        ({}, {"foreign.weight": torch.zeros(1)}),
+    ],
+)
+def test_a_sound_file_with_a_senseless_description_is_refused_in_words(
+    changed: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    described, whole = unpack(WHOLE, "step_12")
+    crafted = pack({**described, **changed}, {**whole, **tensors})
+    with pytest.raises(JobImpossible, match="does not fit its content"):
+        unpack_model(crafted, "step_12")
