@@ -148,6 +148,7 @@ class KnnTrainer(Preparation):
                 metric=classifier.get("metric", "euclidean"),
                 weights=classifier.get("weights", "uniform"),
                 normalize_embeddings=bool(classifier.get("normalize_embeddings", False)),
+                index=classifier.get("index", "auto"),
             )
         except ValueError as error:
             raise JobImpossible(f"classifier_config cannot be used: {error}.") from None

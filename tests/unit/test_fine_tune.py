@@ -199,6 +199,15 @@ def test_without_evaluation_files_neighbours_have_no_score_and_still_all_windows
     assert train(KnnTrainer, {TRAIN: files()}).metrics == [{"references": 12 * 23, "recall": 1.0}]
 
 
+def test_an_index_that_is_asked_for_and_cannot_be_is_told() -> None:
+    settings = {"classifier_config": {"index": "approximate", "n_neighbors": 3}}
+    outputs = train(KnnTrainer, {TRAIN: files()}, **settings)
+    found = model(outputs)
+    assert found.classifier["index"] == "approximate"
+    assert outputs.metrics[0]["recall"] == 1.0  # so few are searched exactly
+    assert [event[0] for event in outputs.events if event[1] == "WARN"] == ["training.no_index"]
+
+
 def test_two_files_with_one_id_are_refused_before_their_labels_are_mixed_up() -> None:
     with pytest.raises(ValueError, match="name the files differently"):
         train(KnnTrainer, {TRAIN: files(), EVAL: files()[:1]})
