@@ -1,4 +1,5 @@
-"""A training on the service: preempted in the middle of its steps, it leaves the same checkpoints as undisturbed."""
+"""Preempted on the service: a training in the middle of its steps leaves the same checkpoints as undisturbed, a
+language model in the middle of its records the same answers."""
 
 from __future__ import annotations
 
@@ -88,3 +89,24 @@ def test_a_preempted_training_goes_on_to_the_very_same_checkpoints(service: Serv
     assert curve(service, low) == curve(service, undisturbed)
     assert checkpoints(service, low)
     assert checkpoints(service, low) == checkpoints(service, undisturbed)
+
+
+def ask(service: Service, file: str) -> str:
+    generation = {"do_sample": True, "max_new_tokens": 4, "temperature": 0.8, "top_k": 40, "top_p": 0.95}
+    return service.create("activity-detection", [file], generation=generation, seed=5)
+
+
+def test_a_preempted_language_model_gives_the_very_same_answers(service: Service) -> None:
+    pytest.importorskip("xllamacpp")
+    file = service.records("pump.jsonl", [{"instruction": "State?", "prompt": f"flow {n}"} for n in range(16)])
+    low = ask(service, file)
+    until(lambda: service.get(f"/batch/jobs/{low}/progress")["total"] > 1)
+    high = service.create("shout", [service.records("high.jsonl", [{"text": "a"}])], priority=50)
+    assert service.wait(high)["status"] == "COMPLETED"
+    ended = service.wait(low)
+    assert (ended["status"], ended["preemption_count"]) == ("COMPLETED", 1)
+    undisturbed = ask(service, file)
+    assert service.wait(undisturbed)["status"] == "COMPLETED"
+    (interrupted,), (calm,) = (list(service.outputs(job).values()) for job in (low, undisturbed))
+    assert interrupted == calm
+    assert len(calm.splitlines()) == 16
