@@ -17,7 +17,7 @@ from typing import Any
 from actors.engines import DEFAULT_MODEL, Answer, Generation, Place, make_engine
 from actors.nearest_texts import NearestTexts
 from actors.prompts import Prompt, label_hint, read_prompt, text_of
-from jos.records import RecordFailed, RecordWorker, parse
+from jos.records import PARSE_ERROR, RecordFailed, RecordWorker, parse
 from jos.worker import JobImpossible, Source
 
 EXAMPLES = "worker.examples"
@@ -114,6 +114,10 @@ class ActivityWorker(RecordWorker):
         return {"prediction": answer.text, "truncated": True}
 
     def error_line(self, message: str) -> Mapping[str, Any]:
+        """The contract wants the bare word for a line that is no JSON object; what is wrong with it stands beside."""
+        word, _, detail = message.partition(": ")
+        if word == PARSE_ERROR:
+            return {"prediction": None, "error": PARSE_ERROR, "detail": detail}
         return {"prediction": None, "error": message}
 
 

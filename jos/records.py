@@ -22,6 +22,7 @@ from jos.core.spans import cut
 from jos.worker import InputInvalid, Output, Plan, Source, Span, Worker
 
 CHUNK = 8 << 20
+PARSE_ERROR = "parse error"  # begins the message of a line that is no JSON object
 
 
 class RecordFailed(Exception):
@@ -112,9 +113,9 @@ def parse(number: int, line: bytes) -> Line:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return Line(number, None, f"parse error: {error}")
+        return Line(number, None, f"{PARSE_ERROR}: {error}")
     if not isinstance(record, dict):
-        return Line(number, None, f"parse error: a JSON object is expected, not {type(record).__name__}")
+        return Line(number, None, f"{PARSE_ERROR}: a JSON object is expected, not {type(record).__name__}")
     return Line(number, record)
 
 

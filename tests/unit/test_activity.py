@@ -68,7 +68,9 @@ def test_each_line_has_its_answer_and_a_bad_one_a_null_and_why(tmp_path: Path, e
     assert [line["line_index"] for line in lines] == [0, 1, 2, 3, 4]
     assert [line["prediction"] for line in lines] == ["one", None, None, None, "long one"]
     assert lines[0] == {"line_index": 0, "prediction": "one"}
-    assert lines[1]["error"].startswith("parse error: ")
+    assert lines[1]["error"] == "parse error"  # the contract's word, and nothing else
+    assert lines[1]["detail"] in found.failures["a.jsonl"][1]
+    assert found.failures["a.jsonl"][1].startswith("a.jsonl line 2: parse error: ")
     assert lines[3] == {"line_index": 3, "prediction": None, "error": "refused"}
     assert lines[4]["truncated"] is True
     assert found.failures["a.jsonl"][2].startswith("a.jsonl line 3: the record holds no text")
