@@ -87,7 +87,7 @@ def test_what_an_engine_cannot_see_fails_that_record_alone(tmp_path: Path, echo:
 
 def test_labels_come_with_a_hint_and_the_examples_most_like_the_record(tmp_path: Path, echo: list[Echo]) -> None:
     on = write(tmp_path / "on.jsonl", {"prompt": "flow high"}, {"prompt": "flow high again", "label": "on"})
-    off = write(tmp_path / "more.jsonl", {"prompt": "flow none", "label": "off"})
+    off = write(tmp_path / "more.jsonl", b"\xef\xbb\xbf", {"prompt": "flow none", "label": "off"})  # with a BOM
     examples = [LocalFile(on, {"class": "on"}), LocalFile(off)]
     config = {"labels": ["on", "off"], "examples_per_record": 2}
     run(write(tmp_path / "a.jsonl", {"prompt": "flow none now", "instruction": "Which?"}), config, examples)
