@@ -3,8 +3,8 @@
 Requests run side by side: their number doubles while all goes well and halves when the server says that it is too
 busy. 429, 5xx and broken connections are tried again, later each time, or when the server says (Retry-After); any other
 refusal is that record's own, and so is a 5xx that one record gets again and again from a server that answers others:
-it must not take their answers with it. The seed is sent along; whether the same seed gives the same text is the server's matter.
-A key is named, never given: `api_key_env` names a variable of the indexes' environment that holds the server's address
+it must not take their answers with it. The seed is sent along; whether the same seed gives the same text is the
+server's matter. A key is named, never given: `api_key_env` names a variable of the indexes' environment that holds the server's address
 and the key, so that a key cannot be sent to another server than the operator meant it for.
 
 May import: httpx2, orjson, actors.prompts, jos.records, jos.worker. Tests: tests/integration/test_engine_openai.py.
@@ -49,10 +49,10 @@ class OpenAiEngine:
     sees = frozenset({"image", "video"})
 
     def __init__(self, base_url: str, place: Place) -> None:
-        if not base_url.startswith(("http://", "https://")) or "@" in base_url:
+        if not base_url.startswith(("http://", "https://")) or set(base_url) & set("@?#"):
             raise JobImpossible(
                 "model_variant names no server that can be asked: its address must begin with http:// or https:// and "
-                "hold no user and password.",
+                "hold no user, password, ? or #.",
                 suggestion="E.g. openai:http://localhost:8000/v1; a key is named by engine.api_key_env.",
             )
         self.place, self.generation = place, place.generation
@@ -152,8 +152,8 @@ class OpenAiEngine:
         patience: float = PATIENCE,
         served: threading.Event | None = None,
     ) -> dict[str, Any] | Refused:
-        """The server's answer, or its refusal. Tried again for `patience` seconds; then the last trouble is raised. With
-        `served` set by others, so many 5xx as TRIES are a refusal, if the server still answers something else."""
+        """The server's answer, or its refusal. Tried again for `patience` seconds; then the last trouble is raised.
+        With `served` set by others, so many 5xx as TRIES are a refusal, if the server still answers something else."""
         content = None if body is None else orjson.dumps(body)
         until, pause, faults = time.monotonic() + patience, BACKOFF, 0
         while True:

@@ -170,6 +170,23 @@ def test_what_cannot_be_is_refused_when_the_job_is_created(config: dict[str, Any
         resolved(**config)
 
 
+@pytest.mark.parametrize("address", ["http://me:pw/S3CRET@h/v1", "http://h/v1?api_key=S3CRET", "http://h/#S3CRET"])
+def test_a_password_or_key_in_an_address_is_refused_and_not_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigInvalid) as invalid:
+        resolved(model_variant=f"openai:{address}")
+    (violation,) = invalid.value.violations
+    assert "without user, password, @, ? and #" in violation.message
+    assert "S3CRET" not in violation.message
+    with pytest.raises(JobImpossible, match="names no server") as refused:
+        make_engine(f"openai:{address}", None)  # type: ignore[arg-type]
+    assert "S3CRET" not in str(refused.value)
+    monkeypatch.setenv("LM_ALLOW", "hf:/models")
+    for variant in (f"openai:{address}", address):
+        with pytest.raises(JobImpossible) as refused:
+            make_engine(variant, None)  # type: ignore[arg-type]
+        assert "S3CRET" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("variant", "allowed"),
     [
