@@ -18,10 +18,11 @@ from typing import Any
 
 import orjson
 
-from jos.core.spans import cut
 from jos.worker import InputInvalid, Output, Plan, Source, Span, Worker
 
 CHUNK = 8 << 20
+SPAN_BYTES = 16 << 20  # of a span's lines together, unless it is a single one: two or three spans are in hand at once
+LONGEST_LINE = 64 << 20  # a longer one is not read
 TAIL = 64 << 10  # looked at a time for the end of the last line
 BLANK = b" \t\r\n"
 BOM = b"\xef\xbb\xbf"  # begins a text that some programs write
@@ -69,14 +70,14 @@ class RecordWorker(Worker):
     # --- the worker contract ---
 
     def plan(self, source: Source) -> Plan:
-        lines, offsets = scan(source, self.span_records)
-        bounds = cut(lines, self.span_records)
-        hints = list(itertools.pairwise([*offsets, source.num_bytes]))
-        message = "" if lines else "the file holds no record"
+        bounds, hints = _spans(source, self.span_records)
+        message = "" if hints else "the file holds no record"
         return Plan(bounds, hints, output_name=self.output_name, message=message)
 
     def read(self, source: Source, span: Span) -> list[Line]:
         start, end = span.hint
+        if end - start > LONGEST_LINE and span.hint_end - span.hint_start == 1:
+            return [Line(span.start, None, f"the line has {end - start} bytes, and {LONGEST_LINE} are the most")]
         lines = source.read_range(start, end).split(b"\n")[span.start - span.hint_start :][: len(span)]
         return [parse(span.start + at, line) for at, line in enumerate(lines)]
 
@@ -132,6 +133,24 @@ def scan(source: Source, every: int) -> tuple[int, list[int]]:
             offsets.append(start)
         lines += 1
     return lines, offsets
+
+
+def _spans(source: Source, records: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """The bounds of spans of at most `records` lines and SPAN_BYTES, and the bytes that each lies in. A line that is
+    longer than SPAN_BYTES stands alone."""
+    bounds, offsets, lines = [0], list[int](), 0
+    content = _content_end(source)
+    starts = _line_starts(source, content)
+    for start, end in itertools.pairwise(itertools.chain(starts, [content])):
+        if not offsets:
+            offsets.append(start)
+        elif lines - bounds[-1] >= records or end - offsets[-1] > SPAN_BYTES:
+            bounds.append(lines)
+            offsets.append(start)
+        lines += 1
+    if lines:
+        bounds.append(lines)
+    return bounds, list(itertools.pairwise([*offsets, content]))
 
 
 def _content_end(source: Source) -> int:

@@ -1,7 +1,7 @@
 """What answers prompts: one module for each kind of engine behind one seam, chosen by `model_variant`.
 
 A new kind is a new module with a class that has `span_records`, `sees` and `answer`, and a line in `make_engine`.
-May import: jos.worker, jos.records, jos.core.schema, actors.prompts; an engine's own libraries are imported when it is chosen.
+May import: jos.worker, jos.records, jos.core.schema, actors.prompts; an engine's own libraries when it is chosen.
 Tests: tests/unit/test_activity.py, tests/integration/test_engine_smollm2.py, test_engine_openai.py, test_engine_hf.py.
 """
 

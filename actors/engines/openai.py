@@ -4,10 +4,11 @@ Requests run side by side: their number doubles while all goes well and halves w
 busy. 429, 5xx and broken connections are tried again, later each time, or when the server says (Retry-After); any other
 refusal is that record's own, and so is a 5xx that one record gets again and again from a server that answers others:
 it must not take their answers with it. The seed is sent along; whether the same seed gives the same text is the
-server's matter. A key is named, never given: `api_key_env` names a variable of the indexes' environment that holds the server's address
-and the key, so that a key cannot be sent to another server than the operator meant it for.
+server's matter. A key is named, never given: `api_key_env` names a variable of the indexes' environment that holds the
+server's address and the key, so that a key cannot be sent to another server than the operator meant it for.
 
-May import: httpx2, orjson, actors.prompts, jos.records, jos.worker. Tests: tests/integration/test_engine_openai.py.
+May import: httpx2, orjson, actors.prompts, jos.records, jos.worker. Tests: tests/unit/test_engine_openai.py,
+tests/integration/test_engine_openai.py.
 """
 
 from __future__ import annotations
