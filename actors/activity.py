@@ -104,6 +104,9 @@ class ActivityWorker(RecordWorker):
         return replace(prompt, instruction=instruction, shots=self.examples.like(prompt.body, self.settings.shots))
 
     def _line(self, answer: Answer | RecordFailed) -> Mapping[str, Any] | RecordFailed:
+        labels = self.settings.generation.labels
+        if isinstance(answer, Answer) and labels and answer.text not in labels:
+            return RecordFailed(f"the answer {answer.text[:300]!r} is none of the labels")
         if isinstance(answer, RecordFailed) or not answer.cut:
             return answer if isinstance(answer, RecordFailed) else {"prediction": answer.text}
         self.context.warn(

@@ -24,12 +24,20 @@ OPENAI, HF = "openai:", "hf:"
 ALLOW = "LM_ALLOW"  # in the indexes' environment: allowed beginnings of openai: and hf: variants, with blanks between
 
 
+def sound(text: str) -> str:
+    """With ? for the lone surrogates that a server's JSON may hold: they are in no UTF-8, so no output holds them."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True)
 class Answer:
-    """A text, and whether the prompt had to be cut for it."""
+    """A text, made sound whichever engine gave it, and whether the prompt had to be cut for it."""
 
     text: str
     cut: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", sound(self.text))
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,11 @@ class Place:
     max_video_frames: int
     stopping: threading.Event
     warn: Callable[..., None]  # warn(event_type, message, **payload)
+
+
+def label_space(labels: Sequence[str]) -> int:
+    """Tokens that are enough for any of `labels`, in JSON too: no tokenizer makes more of them than there are bytes."""
+    return 32 + 2 * max(len(label.encode()) for label in labels)
 
 
 class Engine(Protocol):

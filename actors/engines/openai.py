@@ -14,6 +14,7 @@ tests/integration/test_engine_openai.py.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import threading
@@ -28,7 +29,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from actors.engines import Answer, Place, within
+from actors.engines import Answer, Place, label_space, sound, within
 from actors.prompts import TOKEN_BUDGET, Prompt, estimated, fitted
 from jos.records import RecordFailed
 from jos.worker import JobImpossible
@@ -39,7 +40,6 @@ TRIES = 4  # of a record that gets 5xx from a server that answers others
 START_PATIENCE = 30.0  # and the list of models, before the index is given up
 BACKOFF, LONGEST_PAUSE = 0.5, 30.0
 READ_TIMEOUT = 600.0
-LABEL_TOKENS = 256  # the longest label, in JSON
 _SHOWN = 300  # characters of a server's own words
 
 
@@ -90,7 +90,9 @@ class OpenAiEngine:
             )
         listed = answer.get("data")
         names = [
-            str(m["id"]) for m in (listed if isinstance(listed, list) else []) if isinstance(m, dict) and "id" in m
+            sound(str(m["id"]))
+            for m in (listed if isinstance(listed, list) else [])
+            if isinstance(m, dict) and "id" in m
         ]
         if wanted or len(names) == 1:
             return wanted or names[0]
@@ -111,7 +113,7 @@ class OpenAiEngine:
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
-            return RecordFailed(f"the server's answer holds no text: {orjson.dumps(answer)[:_SHOWN].decode()}")
+            return RecordFailed(f"the server's answer holds no text: {json.dumps(answer)[:_SHOWN]}")
         if not isinstance(text, str):
             return RecordFailed("the server's answer holds no text")
         if self.generation.labels:
@@ -127,7 +129,7 @@ class OpenAiEngine:
         request: dict[str, Any] = {
             "model": self.model,
             "messages": _with_media(prompt),
-            "max_tokens": LABEL_TOKENS if generation.labels else generation.max_new_tokens,
+            "max_tokens": label_space(generation.labels) if generation.labels else generation.max_new_tokens,
             "seed": prompt.seed,
             "temperature": 0.0 if generation.greedy else generation.temperature,
         }
@@ -210,7 +212,7 @@ class OpenAiEngine:
             said = str(error.get("message", error) if isinstance(error, dict) else error)
         except (ValueError, AttributeError):
             said = answer.text
-        return (said.replace(self.key, "…") if self.key else said)[:_SHOWN]
+        return sound(said.replace(self.key, "…") if self.key else said)[:_SHOWN]
 
 
 class Refused(RecordFailed):

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from actors import activity
-from actors.engines import Answer, Place, check_allowed, make_engine
+from actors.engines import Answer, Place, check_allowed, label_space, make_engine
 from actors.prompts import Prompt
 from jos.core import config as configuration
 from jos.core.errors import ConfigInvalid
@@ -113,6 +113,15 @@ def test_a_bad_example_ends_the_job_with_file_and_line(
     examples = [LocalFile(write(tmp_path / "more.jsonl", record))]
     with pytest.raises(JobImpossible, match=said):
         run(write(tmp_path / "a.jsonl", {"prompt": "x"}), {"labels": ["on", "off"]}, examples)
+
+
+def test_an_answer_that_is_none_of_the_labels_fails_its_record(tmp_path: Path, echo: list[Echo]) -> None:
+    found = run(write(tmp_path / "a.jsonl", {"prompt": "on"}, {"prompt": "o"}), {"labels": ["on", "off"]})
+    assert found.failures["a.jsonl"] == {1: "a.jsonl line 2: the answer 'o' is none of the labels"}
+
+
+def test_the_longest_label_has_room_whatever_the_tokenizer() -> None:
+    assert label_space(["on", "Ω" * 200]) > 400
 
 
 def test_examples_without_labels_are_refused(tmp_path: Path, echo: list[Echo]) -> None:

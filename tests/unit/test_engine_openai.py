@@ -70,3 +70,17 @@ def test_a_server_that_dies_amid_a_span_is_a_fault_and_no_record_s_own(make: Mak
 
     with pytest.raises(ConnectionError, match="status 502"):
         make(reply).answer([Prompt(body="first"), Prompt(body="second")])
+
+
+def test_broken_unicode_of_a_server_becomes_text_that_can_be_written(make: Make) -> None:
+    def reply(text: str) -> httpx2.Response:
+        if text == "refuse":
+            return httpx2.Response(400, content=b'{"error": {"message": "no \\ud83d"}}')
+        if text == "odd":
+            return httpx2.Response(200, content=b'{"odd": "\\ud83d"}')
+        return httpx2.Response(200, content=b'{"choices": [{"message": {"content": "hi \\ud83d"}}]}')
+
+    answer, refused, odd = make(reply).answer([Prompt(body="a"), Prompt(body="refuse"), Prompt(body="odd")])
+    assert answer == Answer("hi ?")
+    assert str(refused).endswith("status 400: no ?")
+    orjson.dumps([str(refused), str(odd)])
