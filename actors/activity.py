@@ -17,7 +17,7 @@ from typing import Any
 from actors.engines import DEFAULT_MODEL, Answer, Generation, Place, make_engine
 from actors.nearest_texts import NearestTexts
 from actors.prompts import Prompt, label_hint, read_prompt, text_of
-from jos.records import RecordFailed, RecordWorker, parse
+from jos.records import PARSE_ERROR, RecordFailed, RecordWorker, parse
 from jos.worker import JobImpossible, Source
 
 EXAMPLES = "worker.examples"
@@ -104,6 +104,9 @@ class ActivityWorker(RecordWorker):
         return replace(prompt, instruction=instruction, shots=self.examples.like(prompt.body, self.settings.shots))
 
     def _line(self, answer: Answer | RecordFailed) -> Mapping[str, Any] | RecordFailed:
+        labels = self.settings.generation.labels
+        if isinstance(answer, Answer) and labels and answer.text not in labels:
+            return RecordFailed(f"the answer {answer.text[:300]!r} is none of the labels")
         if isinstance(answer, RecordFailed) or not answer.cut:
             return answer if isinstance(answer, RecordFailed) else {"prediction": answer.text}
         self.context.warn(
@@ -114,6 +117,10 @@ class ActivityWorker(RecordWorker):
         return {"prediction": answer.text, "truncated": True}
 
     def error_line(self, message: str) -> Mapping[str, Any]:
+        """The contract wants the bare word for a line that is no JSON object; what is wrong with it stands beside."""
+        word, _, detail = message.partition(": ")
+        if word == PARSE_ERROR:
+            return {"prediction": None, "error": PARSE_ERROR, "detail": detail}
         return {"prediction": None, "error": message}
 
 

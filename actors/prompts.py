@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ KINDS = ("text", "image", "video")
 FORMATS = ("plain", "base64")
 TOKEN_BUDGET = 16_384  # a record, its answer included
 LONGEST_TOKEN = 16  # bytes; longer ones (runs of blanks) are so rare that a text is first cut by this
+_DATA_URL = re.compile(r"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
 _URLS = ("data:", "http://", "https://")
 _MAGIC = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
 
@@ -74,9 +76,9 @@ def read_prompt(record: Mapping[str, Any], seed: int) -> Prompt:
     for at, entry in enumerate(entries or ()):
         kind, data = _input(entry, f"inputs[{at}]")
         if kind == "text":
-            body.append(str(data))
-        else:
-            media.append(Media(kind, str(data)))
+            body.append(data)
+        elif data:
+            media.append(Media(kind, data))
     if not any(text.strip() for text in (*texts.values(), *body)):
         raise RecordFailed("the record holds no text: give system, instruction, prompt or an input of type text")
     prompt = Prompt(texts["system"], texts["instruction"], _joined(*body), tuple(media))
@@ -103,14 +105,18 @@ def _type(value: Any) -> str:
 
 
 def _input(entry: Any, where: str) -> tuple[str, str]:
-    """(type, text or URL) of one entry of `inputs`."""
+    """(type, text or URL) of one entry of `inputs`; nothing for one that is told to be empty: clients send all of their
+    fields, and null for those that they do not use."""
     if not isinstance(entry, dict):
         raise RecordFailed(f"{where} must be an object with type, format and data")
-    kind, form, data = entry.get("type"), entry.get("format", "plain"), entry.get("data")
+    kind, form, data = entry.get("type"), entry.get("format"), entry.get("data")
     if kind not in KINDS:
         raise RecordFailed(f"{where}.type must be one of {', '.join(KINDS)}, not {_shown(kind)}")
+    form = "plain" if form is None else form
     if form not in FORMATS:
         raise RecordFailed(f"{where}.format must be plain or base64, not {_shown(form)}")
+    if (data is None and "data" in entry) or (data == "" and kind == "text"):
+        return kind, ""
     if not isinstance(data, str) or not data:
         raise RecordFailed(f"{where}.data must be a text that is not empty")
     if form == "plain":
@@ -131,8 +137,10 @@ def _shown(value: Any) -> str:
 
 
 def _decoded(data: str, where: str) -> bytes:
+    """Of bare base64 or a data URL, padded or not."""
+    bare = "".join(data[len(found[0]) :].split() if (found := _DATA_URL.match(data)) else data.split()).rstrip("=")
     try:
-        return base64.b64decode("".join(data.split()), validate=True)
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise RecordFailed(f"{where}.data is not base64: {error}") from error
 

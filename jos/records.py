@@ -12,16 +12,21 @@ May import: jos.worker, jos.core, orjson. Tests: tests/unit/test_records.py. For
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from jos.core.spans import cut
 from jos.worker import InputInvalid, Output, Plan, Source, Span, Worker
 
 CHUNK = 8 << 20
+SPAN_BYTES = 16 << 20  # of a span's lines together, unless it is a single one: two or three spans are in hand at once
+LONGEST_LINE = 64 << 20  # a longer one is not read
+TAIL = 64 << 10  # looked at a time for the end of the last line
+BLANK = b" \t\r\n"
+BOM = b"\xef\xbb\xbf"  # begins a text that some programs write
+PARSE_ERROR = "parse error"  # begins the message of a line that is no JSON object
 
 
 class RecordFailed(Exception):
@@ -65,14 +70,14 @@ class RecordWorker(Worker):
     # --- the worker contract ---
 
     def plan(self, source: Source) -> Plan:
-        lines, offsets = scan(source, self.span_records)
-        bounds = cut(lines, self.span_records)
-        hints = list(itertools.pairwise([*offsets, source.num_bytes]))
-        message = "" if lines else "the file holds no record"
+        bounds, hints = _spans(source, self.span_records)
+        message = "" if hints else "the file holds no record"
         return Plan(bounds, hints, output_name=self.output_name, message=message)
 
     def read(self, source: Source, span: Span) -> list[Line]:
         start, end = span.hint
+        if end - start > LONGEST_LINE and span.hint_end - span.hint_start == 1:
+            return [Line(span.start, None, f"the line has {end - start} bytes, and {LONGEST_LINE} are the most")]
         lines = source.read_range(start, end).split(b"\n")[span.start - span.hint_start :][: len(span)]
         return [parse(span.start + at, line) for at, line in enumerate(lines)]
 
@@ -109,34 +114,75 @@ def _line(number: int, answer: Mapping[str, Any]) -> bytes:
 
 
 def parse(number: int, line: bytes) -> Line:
+    """Line `number` of a file, 0-based."""
     try:
-        record = orjson.loads(line)
+        record = orjson.loads(line.removeprefix(BOM) if number == 0 else line)
     except orjson.JSONDecodeError as error:
-        return Line(number, None, f"parse error: {error}")
+        return Line(number, None, f"{PARSE_ERROR}: {error}")
     if not isinstance(record, dict):
-        return Line(number, None, f"parse error: a JSON object is expected, not {type(record).__name__}")
+        return Line(number, None, f"{PARSE_ERROR}: a JSON object is expected, not {type(record).__name__}")
     return Line(number, record)
 
 
 def scan(source: Source, every: int) -> tuple[int, list[int]]:
-    """Counts lines in constant memory, and gives the byte offset of every `every`-th. Raises InputInvalid for what
-    is no text at all."""
-    lines, at, offsets, ends_open = 0, 0, [0], False
+    """Counts lines in constant memory, and gives the byte offset of every `every`-th. Blank lines at the end are none.
+    Raises InputInvalid for what is no text at all."""
+    lines, offsets = 0, []
+    for start in _line_starts(source, _content_end(source)):
+        if lines % every == 0:
+            offsets.append(start)
+        lines += 1
+    return lines, offsets
+
+
+def _spans(source: Source, records: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """The bounds of spans of at most `records` lines and SPAN_BYTES, and the bytes that each lies in. A line that is
+    longer than SPAN_BYTES stands alone."""
+    bounds, offsets, lines = [0], list[int](), 0
+    content = _content_end(source)
+    starts = _line_starts(source, content)
+    for start, end in itertools.pairwise(itertools.chain(starts, [content])):
+        if not offsets:
+            offsets.append(start)
+        elif lines - bounds[-1] >= records or end - offsets[-1] > SPAN_BYTES:
+            bounds.append(lines)
+            offsets.append(start)
+        lines += 1
+    if lines:
+        bounds.append(lines)
+    return bounds, list(itertools.pairwise([*offsets, content]))
+
+
+def _content_end(source: Source) -> int:
+    """The byte after the last one that is not blank: editors and scripts leave empty lines at the end of a file."""
+    end = source.num_bytes
+    while end > 0:
+        piece = source.read_range(max(end - TAIL, 0), end)
+        if not piece:
+            raise InputInvalid(f"{source.filename} ends early: it has changed while it was read.")
+        if kept := piece.rstrip(BLANK):
+            return end - len(piece) + len(kept)
+        end -= len(piece)
+    return 0
+
+
+def _line_starts(source: Source, end: int) -> Iterator[int]:
+    """The byte offsets at which lines begin before `end`, where the last line ends."""
+    at = 0
     with source.open() as file:
-        while chunk := file.read(CHUNK):
-            if at == 0 and chunk[:2] == b"\x1f\x8b":
-                raise InputInvalid(f"{source.filename} is compressed with gzip.", suggestion="Decompress it first.")
-            if at == 0 and b"\0" in chunk[:4096]:
-                raise InputInvalid(f"{source.filename} is a binary file, not JSON lines.")
+        while at < end and (chunk := file.read(CHUNK)):
+            if at == 0:
+                _check_text(source, chunk)
+                yield 0
             position = chunk.find(b"\n")
-            while position >= 0:
-                lines += 1
-                if lines % every == 0:
-                    offsets.append(at + position + 1)
+            while 0 <= position < end - at:
+                yield at + position + 1
                 position = chunk.find(b"\n", position + 1)
             at += len(chunk)
-            ends_open = not chunk.endswith(b"\n")
-    lines += ends_open
-    if lines % every == 0 and len(offsets) > lines // every:
-        offsets.pop()  # nothing begins at the very end
-    return lines, offsets if lines else []
+
+
+def _check_text(source: Source, beginning: bytes) -> None:
+    if beginning[:2] == b"\x1f\x8b":
+        raise InputInvalid(f"{source.filename} is compressed with gzip.", suggestion="Decompress it first.")
+    if b"\0" in beginning[:4096]:
+        raise InputInvalid(f"{source.filename} is a binary file, not JSON lines.")

@@ -1,7 +1,7 @@
 """What answers prompts: one module for each kind of engine behind one seam, chosen by `model_variant`.
 
 A new kind is a new module with a class that has `span_records`, `sees` and `answer`, and a line in `make_engine`.
-May import: jos.worker, jos.records, actors.prompts; an engine's own libraries are imported when it is chosen.
+May import: jos.worker, jos.records, jos.core.schema, actors.prompts; an engine's own libraries when it is chosen.
 Tests: tests/unit/test_activity.py, tests/integration/test_engine_smollm2.py, test_engine_openai.py, test_engine_hf.py.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.prompts import Prompt
+from jos.core.schema import without_secrets
 from jos.records import RecordFailed
 from jos.worker import JobImpossible
 
@@ -23,12 +24,20 @@ OPENAI, HF = "openai:", "hf:"
 ALLOW = "LM_ALLOW"  # in the indexes' environment: allowed beginnings of openai: and hf: variants, with blanks between
 
 
+def sound(text: str) -> str:
+    """With ? for the lone surrogates that a server's JSON may hold: they are in no UTF-8, so no output holds them."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True)
 class Answer:
-    """A text, and whether the prompt had to be cut for it."""
+    """A text, made sound whichever engine gave it, and whether the prompt had to be cut for it."""
 
     text: str
     cut: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", sound(self.text))
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,11 @@ class Place:
     warn: Callable[..., None]  # warn(event_type, message, **payload)
 
 
+def label_space(labels: Sequence[str]) -> int:
+    """Tokens that are enough for any of `labels`, in JSON too: no tokenizer makes more of them than there are bytes."""
+    return 32 + 2 * max(len(label.encode()) for label in labels)
+
+
 class Engine(Protocol):
     """Same prompt and settings → same answer, alone or among others, as far as the machine's arithmetic allows; each
     module says how far."""
@@ -85,7 +99,7 @@ def check_allowed(variant: str) -> None:
     outside = variant.startswith((OPENAI, HF))
     if outside and (".." in variant.split("/") or (allowed and not any(within(variant, one) for one in allowed))):
         raise JobImpossible(
-            f"model_variant {variant} is not among those that the operator of this service allows.",
+            f"model_variant {without_secrets(variant)} is not among those that the operator of this service allows.",
             suggestion=f"Ask for it to be added to {ALLOW}, or use {DEFAULT_MODEL}.",
         )
 
@@ -104,8 +118,8 @@ def make_engine(variant: str, place: Place) -> Engine:
     if variant.startswith(CLOSED):
         place.warn(
             "model.substituted",
-            f"{variant} is not an open model: {DEFAULT_MODEL} runs instead.",
-            model_variant=variant,
+            f"{without_secrets(variant)} is not an open model: {DEFAULT_MODEL} runs instead.",
+            model_variant=without_secrets(variant),
             model=DEFAULT_MODEL,
         )
         variant = DEFAULT_MODEL
@@ -114,6 +128,6 @@ def make_engine(variant: str, place: Place) -> Engine:
 
         return SmolLm2Engine(place)
     raise JobImpossible(
-        f"Unknown model_variant {variant!r}.",
+        f"Unknown model_variant {without_secrets(variant)!r}.",
         suggestion=f"Known: {DEFAULT_MODEL}, openai:<base_url>, hf:<path>, and the names newton/….",
     )

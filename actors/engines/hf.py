@@ -23,7 +23,6 @@ from jos.records import RecordFailed
 from jos.worker import JobImpossible
 
 FIRST, MOST = 8, 256  # records in a batch
-LABEL_TOKENS = 64
 FALLBACK_CONTEXT = 2048  # where a model does not say
 
 
@@ -38,15 +37,15 @@ class TransformersEngine:
         self.first = place.batch_size or FIRST
         self.most = place.batch_size or MOST
         self.tokenizer, self.model = load(path, place)
-        self.new_tokens = LABEL_TOKENS if self.generation.labels else self.generation.max_new_tokens
+        self.allowed = self._trie(self.generation.labels) if self.generation.labels else None
+        self.new_tokens = 1 + max(map(len, self.allowed)) if self.allowed else self.generation.max_new_tokens
         context = getattr(self.model.config, "max_position_embeddings", None) or FALLBACK_CONTEXT
         if self.new_tokens >= context:
             raise JobImpossible(
-                f"max_new_tokens is {self.new_tokens}, and the model takes {context} tokens with the prompt.",
-                suggestion="Ask for fewer.",
+                f"An answer may have {self.new_tokens} tokens, and the model takes {context} with the prompt.",
+                suggestion="Set a smaller max_new_tokens, or shorter labels.",
             )
         self.budget = min(TOKEN_BUDGET, context) - self.new_tokens
-        self.allowed = self._trie(self.generation.labels) if self.generation.labels else None
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer | RecordFailed]:
         fits = [fitted(prompt, self.budget, lambda p: len(self._tokens(p))) for prompt in prompts]
@@ -122,8 +121,6 @@ class TransformersEngine:
         follow: dict[tuple[int, ...], set[int]] = {}
         for label in labels:
             ids = [*self.tokenizer(label, add_special_tokens=False)["input_ids"], end]
-            if len(ids) > LABEL_TOKENS:
-                raise JobImpossible(f"The label {label!r} is too long: {len(ids)} tokens of {LABEL_TOKENS}.")
             for at, token in enumerate(ids):
                 follow.setdefault(tuple(ids[:at]), set()).add(token)
         return {start: sorted(tokens) for start, tokens in follow.items()}

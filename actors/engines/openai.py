@@ -2,16 +2,19 @@
 
 Requests run side by side: their number doubles while all goes well and halves when the server says that it is too
 busy. 429, 5xx and broken connections are tried again, later each time, or when the server says (Retry-After); any other
-refusal is that record's own. The seed is sent along; whether the same seed gives the same text is the server's matter.
-A key is named, never given: `api_key_env` names a variable of the indexes' environment that holds the server's address
-and the key, so that a key cannot be sent to another server than the operator meant it for.
+refusal is that record's own, and so is a 5xx that one record gets again and again from a server that answers others:
+it must not take their answers with it. The seed is sent along; whether the same seed gives the same text is the
+server's matter. A key is named, never given: `api_key_env` names a variable of the indexes' environment that holds the
+server's address and the key, so that a key cannot be sent to another server than the operator meant it for.
 
-May import: httpx2, orjson, actors.prompts, jos.records, jos.worker. Tests: tests/integration/test_engine_openai.py.
+May import: httpx2, orjson, actors.prompts, jos.records, jos.worker. Tests: tests/unit/test_engine_openai.py,
+tests/integration/test_engine_openai.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import threading
@@ -26,17 +29,17 @@ from typing import Any
 import httpx2
 import orjson
 
-from actors.engines import Answer, Place, within
+from actors.engines import Answer, Place, label_space, sound, within
 from actors.prompts import TOKEN_BUDGET, Prompt, estimated, fitted
 from jos.records import RecordFailed
 from jos.worker import JobImpossible
 
 FIRST, MOST = 8, 64  # requests side by side, unless batch_size says
 PATIENCE = 300.0  # seconds that a record is tried again, before JOS hears of it
+TRIES = 4  # of a record that gets 5xx from a server that answers others
 START_PATIENCE = 30.0  # and the list of models, before the index is given up
 BACKOFF, LONGEST_PAUSE = 0.5, 30.0
 READ_TIMEOUT = 600.0
-LABEL_TOKENS = 256  # the longest label, in JSON
 _SHOWN = 300  # characters of a server's own words
 
 
@@ -47,10 +50,10 @@ class OpenAiEngine:
     sees = frozenset({"image", "video"})
 
     def __init__(self, base_url: str, place: Place) -> None:
-        if not base_url.startswith(("http://", "https://")) or "@" in base_url:
+        if not base_url.startswith(("http://", "https://")) or set(base_url) & set("@?#"):
             raise JobImpossible(
                 "model_variant names no server that can be asked: its address must begin with http:// or https:// and "
-                "hold no user and password.",
+                "hold no user, password, ? or #.",
                 suggestion="E.g. openai:http://localhost:8000/v1; a key is named by engine.api_key_env.",
             )
         self.place, self.generation = place, place.generation
@@ -87,7 +90,9 @@ class OpenAiEngine:
             )
         listed = answer.get("data")
         names = [
-            str(m["id"]) for m in (listed if isinstance(listed, list) else []) if isinstance(m, dict) and "id" in m
+            sound(str(m["id"]))
+            for m in (listed if isinstance(listed, list) else [])
+            if isinstance(m, dict) and "id" in m
         ]
         if wanted or len(names) == 1:
             return wanted or names[0]
@@ -97,17 +102,18 @@ class OpenAiEngine:
         )
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer | RecordFailed]:
-        return list(self.pool.map(self._one, prompts))
+        served = threading.Event()  # set by the first that is answered
+        return list(self.pool.map(lambda prompt: self._one(prompt, served), prompts))
 
-    def _one(self, prompt: Prompt) -> Answer | RecordFailed:
+    def _one(self, prompt: Prompt, served: threading.Event) -> Answer | RecordFailed:
         prompt, cut = fitted(prompt, self.budget, estimated)
-        answer = self._sent("POST", "chat/completions", self._request(prompt))
+        answer = self._sent("POST", "chat/completions", self._request(prompt), PATIENCE, served)
         if isinstance(answer, Refused):
             return answer
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
-            return RecordFailed(f"the server's answer holds no text: {orjson.dumps(answer)[:_SHOWN].decode()}")
+            return RecordFailed(f"the server's answer holds no text: {json.dumps(answer)[:_SHOWN]}")
         if not isinstance(text, str):
             return RecordFailed("the server's answer holds no text")
         if self.generation.labels:
@@ -123,7 +129,7 @@ class OpenAiEngine:
         request: dict[str, Any] = {
             "model": self.model,
             "messages": _with_media(prompt),
-            "max_tokens": LABEL_TOKENS if generation.labels else generation.max_new_tokens,
+            "max_tokens": label_space(generation.labels) if generation.labels else generation.max_new_tokens,
             "seed": prompt.seed,
             "temperature": 0.0 if generation.greedy else generation.temperature,
         }
@@ -142,29 +148,52 @@ class OpenAiEngine:
     # --- the wire ---
 
     def _sent(
-        self, method: str, path: str, body: dict[str, Any] | None, patience: float = PATIENCE
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        patience: float = PATIENCE,
+        served: threading.Event | None = None,
     ) -> dict[str, Any] | Refused:
-        """The server's answer, or its refusal. Tried again for `patience` seconds; then the last trouble is raised."""
+        """The server's answer, or its refusal. Tried again for `patience` seconds; then the last trouble is raised.
+        With `served` set by others, so many 5xx as TRIES are a refusal, if the server still answers something else."""
         content = None if body is None else orjson.dumps(body)
-        until, pause = time.monotonic() + patience, BACKOFF
+        until, pause, faults = time.monotonic() + patience, BACKOFF, 0
         while True:
-            answer = self._asked(method, path, content)
+            answer = self._asked(method, path, content, again=faults > 0)
             if not isinstance(answer, Trouble):
+                if served is not None:
+                    served.set()
                 return answer
+            faults += answer.status >= 500
+            if served is not None and served.is_set() and faults >= TRIES and answer.status >= 500 and self._lives():
+                said = f"the server failed at this record {faults} times, and answers others: {answer}"
+                return Refused(said, answer.status)
             wait = max(answer.after, random.uniform(pause / 2, pause))
             pause = min(2 * pause, LONGEST_PAUSE)
             if time.monotonic() + wait > until or self.place.stopping.wait(wait):
                 raise ConnectionError(f"{self.http.base_url}: {answer}")
 
-    def _asked(self, method: str, path: str, content: bytes | None) -> dict[str, Any] | Refused | Trouble:
+    def _lives(self) -> bool:
+        """Whether the server answers the smallest question. Others of the span may have been answered before it died,
+        and then no record is to blame."""
+        smallest = {"model": self.model, "messages": [{"role": "user", "content": "ok"}], "max_tokens": 1}
+        return not isinstance(self._asked("POST", "chat/completions", orjson.dumps(smallest), again=True), Trouble)
+
+    def _asked(
+        self, method: str, path: str, content: bytes | None, *, again: bool
+    ) -> dict[str, Any] | Refused | Trouble:
+        """One try. Of 5xx only a record's first is a sign of a busy server: the next may be the record's own matter."""
         try:
             with self.gate.passed():
                 answer = self.http.request(method, path, content=content, headers={"Content-Type": "application/json"})
         except httpx2.TransportError as error:
             return Trouble(f"{type(error).__name__}: {error}")
         if answer.status_code == 429 or answer.status_code >= 500:
-            self.gate.narrow()
-            return Trouble(f"status {answer.status_code}: {self._words(answer)}", _retry_after(answer))
+            if answer.status_code == 429 or not again:
+                self.gate.narrow()
+            said = f"status {answer.status_code}: {self._words(answer)}"
+            return Trouble(said, _retry_after(answer), answer.status_code)
         if answer.status_code >= 300:
             said = f"the server refused this record with status {answer.status_code}: {self._words(answer)}"
             return Refused(said, answer.status_code)
@@ -183,7 +212,7 @@ class OpenAiEngine:
             said = str(error.get("message", error) if isinstance(error, dict) else error)
         except (ValueError, AttributeError):
             said = answer.text
-        return (said.replace(self.key, "…") if self.key else said)[:_SHOWN]
+        return sound(said.replace(self.key, "…") if self.key else said)[:_SHOWN]
 
 
 class Refused(RecordFailed):
@@ -200,6 +229,7 @@ class Trouble:
 
     message: str
     after: float = 0.0
+    status: int = 0  # 0: no answer at all
 
     def __str__(self) -> str:
         return self.message

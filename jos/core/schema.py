@@ -25,6 +25,7 @@ Schema = Mapping[str, Any]
 Path = tuple[str | int, ...]
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_USER, _QUERY = re.compile(r'://[^\s"]*@'), re.compile(r'(://[^\s"?#]*[?#])[^\s"]+')
 _APPLICATORS = ("allOf", "anyOf", "oneOf")
 _BRANCHES = ("if", "then", "else")
 
@@ -79,6 +80,9 @@ def violations(schema: Schema | bool, value: Any, at: Path) -> Iterator[Violatio
                 yield Violation(json_path((*path, str(name))), "is required.", "missing")
             case Kind.Enum(options=options):
                 yield Violation(json_path(path), _not_among(error.instance, options))
+            case Kind.AnyOf() | Kind.OneOfNotValid() if known := _described(schema, error.schema_path):
+                shown = _sentence(json.dumps(error.instance, ensure_ascii=False)).rstrip(".")
+                yield Violation(json_path(path), f"{shown} is none of: {'; '.join(known)}.")
             case _:
                 yield Violation(json_path(path), f"{_sentence(error.message)}")
 
@@ -91,7 +95,29 @@ def _not_among(value: Any, options: Any) -> str:
     return f"{json.dumps(value)} is not one of {', '.join(json.dumps(c) for c in choices)}.{hint}"
 
 
+def _described(schema: Schema | bool, path: Iterable[str | int]) -> list[str]:
+    """The descriptions of the alternatives at `path`; nothing unless all have one."""
+    here: Any = schema
+    for part in path:
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            return []
+    found = [one.get("description") for one in here if isinstance(one, Mapping)] if isinstance(here, list) else []
+    return [str(one) for one in found] if all(found) else []
+
+
+def without_secrets(text: str) -> str:
+    """Addresses in `text` without what stands before an @ or behind a ? or #: passwords and keys are put there.
+
+    >>> without_secrets("http://me:pw@host/v1?api_key=S is wrong")
+    'http://…@host/v1?… is wrong'
+    """
+    return _QUERY.sub(r"\1…", _USER.sub("://…@", text))
+
+
 def _sentence(message: str) -> str:
+    message = without_secrets(message)
     short = message if len(message) <= 300 else f"{message[:140]} … {message[-140:]}"
     return short if short.endswith(".") else f"{short}."
 

@@ -67,7 +67,7 @@ def test_each_record_of_each_file_has_its_answer_and_a_bad_line_is_null(service:
     of_pump, of_fan = answers(service, job_id, pump["file_uid"]), answers(service, job_id, fan["file_uid"])
     assert [a["line_index"] for a in of_pump] == [0, 1, 2]
     assert [isinstance(a["prediction"], str) for a in of_pump] == [True, False, True]
-    assert (of_pump[1]["prediction"], of_pump[1]["error"][:11]) == (None, "parse error")
+    assert (of_pump[1]["prediction"], of_pump[1]["error"]) == (None, "parse error")
     assert of_fan == [of_pump[0]]  # the same record and seed: the same text, in whatever file it stands
     events = service.events(job_id)
     assert [e["level"] for e in events if e["event_type"] == "model.substituted"] == ["WARN"]

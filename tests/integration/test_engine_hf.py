@@ -111,5 +111,5 @@ def test_what_is_no_model_is_told(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(JobImpossible, match="cannot be loaded"):
         engine(tmp_path)
-    with pytest.raises(JobImpossible, match="max_new_tokens is 400"):
+    with pytest.raises(JobImpossible, match="An answer may have 400 tokens"):
         engine(folder, generation=Generation(max_new_tokens=400))

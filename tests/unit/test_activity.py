@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from actors import activity
-from actors.engines import Answer, Place, check_allowed, make_engine
+from actors.engines import Answer, Place, check_allowed, label_space, make_engine
 from actors.prompts import Prompt
 from jos.core import config as configuration
 from jos.core.errors import ConfigInvalid
@@ -68,7 +68,9 @@ def test_each_line_has_its_answer_and_a_bad_one_a_null_and_why(tmp_path: Path, e
     assert [line["line_index"] for line in lines] == [0, 1, 2, 3, 4]
     assert [line["prediction"] for line in lines] == ["one", None, None, None, "long one"]
     assert lines[0] == {"line_index": 0, "prediction": "one"}
-    assert lines[1]["error"].startswith("parse error: ")
+    assert lines[1]["error"] == "parse error"  # the contract's word, and nothing else
+    assert lines[1]["detail"] in found.failures["a.jsonl"][1]
+    assert found.failures["a.jsonl"][1].startswith("a.jsonl line 2: parse error: ")
     assert lines[3] == {"line_index": 3, "prediction": None, "error": "refused"}
     assert lines[4]["truncated"] is True
     assert found.failures["a.jsonl"][2].startswith("a.jsonl line 3: the record holds no text")
@@ -85,7 +87,7 @@ def test_what_an_engine_cannot_see_fails_that_record_alone(tmp_path: Path, echo:
 
 def test_labels_come_with_a_hint_and_the_examples_most_like_the_record(tmp_path: Path, echo: list[Echo]) -> None:
     on = write(tmp_path / "on.jsonl", {"prompt": "flow high"}, {"prompt": "flow high again", "label": "on"})
-    off = write(tmp_path / "more.jsonl", {"prompt": "flow none", "label": "off"})
+    off = write(tmp_path / "more.jsonl", b"\xef\xbb\xbf", {"prompt": "flow none", "label": "off"})  # with a BOM
     examples = [LocalFile(on, {"class": "on"}), LocalFile(off)]
     config = {"labels": ["on", "off"], "examples_per_record": 2}
     run(write(tmp_path / "a.jsonl", {"prompt": "flow none now", "instruction": "Which?"}), config, examples)
@@ -111,6 +113,15 @@ def test_a_bad_example_ends_the_job_with_file_and_line(
     examples = [LocalFile(write(tmp_path / "more.jsonl", record))]
     with pytest.raises(JobImpossible, match=said):
         run(write(tmp_path / "a.jsonl", {"prompt": "x"}), {"labels": ["on", "off"]}, examples)
+
+
+def test_an_answer_that_is_none_of_the_labels_fails_its_record(tmp_path: Path, echo: list[Echo]) -> None:
+    found = run(write(tmp_path / "a.jsonl", {"prompt": "on"}, {"prompt": "o"}), {"labels": ["on", "off"]})
+    assert found.failures["a.jsonl"] == {1: "a.jsonl line 2: the answer 'o' is none of the labels"}
+
+
+def test_the_longest_label_has_room_whatever_the_tokenizer() -> None:
+    assert label_space(["on", "Ω" * 200]) > 400
 
 
 def test_examples_without_labels_are_refused(tmp_path: Path, echo: list[Echo]) -> None:
@@ -166,6 +177,23 @@ def test_the_contract_s_settings_are_taken_and_the_defaults_are_those_of_the_wor
 def test_what_cannot_be_is_refused_when_the_job_is_created(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigInvalid):
         resolved(**config)
+
+
+@pytest.mark.parametrize("address", ["http://me:pw/S3CRET@h/v1", "http://h/v1?api_key=S3CRET", "http://h/#S3CRET"])
+def test_a_password_or_key_in_an_address_is_refused_and_not_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigInvalid) as invalid:
+        resolved(model_variant=f"openai:{address}")
+    (violation,) = invalid.value.violations
+    assert "without user, password, @, ? and #" in violation.message
+    assert "S3CRET" not in violation.message
+    with pytest.raises(JobImpossible, match="names no server") as refused:
+        make_engine(f"openai:{address}", None)  # type: ignore[arg-type]
+    assert "S3CRET" not in str(refused.value)
+    monkeypatch.setenv("LM_ALLOW", "hf:/models")
+    for variant in (f"openai:{address}", address):
+        with pytest.raises(JobImpossible) as refused:
+            make_engine(variant, None)  # type: ignore[arg-type]
+        assert "S3CRET" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,21 @@ def test_pictures_become_urls_that_hold_them() -> None:
     )
 
 
+def test_what_clients_leave_empty_or_write_another_way_is_taken() -> None:
+    png = b"\x89PNG and so on"
+    bare = coded(png).rstrip("=")
+    assert bare != coded(png)
+    empty = [
+        {"type": "text", "data": ""},
+        {"type": "image", "data": None},
+        {"type": "text", "format": None, "data": "b"},
+    ]
+    images = [{"type": "image", "format": "base64", "data": d} for d in (f"data:image/png;base64,{coded(png)}", bare)]
+    prompt = read_prompt({"prompt": "x", "inputs": [*empty, *images]}, 0)
+    assert prompt.body == "x\n\nb"
+    assert prompt.media == (Media("image", f"data:image/png;base64,{coded(png)}"),) * 2
+
+
 @pytest.mark.parametrize(
     ("record", "said"),
     [
@@ -62,6 +77,8 @@ def test_pictures_become_urls_that_hold_them() -> None:
         ({"prompt": "a", "inputs": [{"type": "sound", "data": "x"}]}, r"inputs\[0\].type must be one of"),
         ({"prompt": "a", "inputs": [{"type": "text", "format": "hex", "data": "x"}]}, r"inputs\[0\].format"),
         ({"prompt": "a", "inputs": [{"type": "text", "format": "plain"}]}, r"inputs\[0\].data must be a text"),
+        ({"prompt": "a", "inputs": [{"type": "image", "data": ""}]}, r"inputs\[0\].data must be a text"),
+        ({"inputs": [{"type": "text", "data": ""}, {"type": "text", "data": None}]}, "holds no text"),
         ({"inputs": [{"type": "text", "format": "base64", "data": "a?c="}]}, r"inputs\[0\].data is not base64"),
         ({"inputs": [{"type": "text", "format": "base64", "data": coded(b"\xff")}]}, "no UTF-8 text"),
         ({"prompt": "a", "inputs": [{"type": "image", "data": "file:///etc/passwd"}]}, "must be a URL"),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jos import records
 from jos.records import RecordFailed, RecordWorker, scan
 from jos.testing import LocalFile, run_worker
 from jos.worker import InputInvalid, Span
@@ -43,8 +44,8 @@ def test_each_record_has_its_line_and_bad_ones_fail_alone(tmp_path: Path) -> Non
 @given(st.lists(st.binary(max_size=12).filter(lambda b: b"\n" not in b and b"\0" not in b), max_size=20), st.booleans())
 def test_lines_are_counted_and_found_again_as_python_splits_them(texts: list[bytes], open_end: bool) -> None:
     content = b"\n".join(texts) + (b"" if open_end or not texts else b"\n")
-    wanted = content.split(b"\n")
-    wanted = wanted[:-1] if content.endswith(b"\n") or not content else wanted
+    sound = content.rstrip(b" \t\r\n")  # blank lines at the end are none
+    wanted = sound.split(b"\n") if sound else []
 
     class Memory(LocalFile):
         num_bytes = len(content)  # type: ignore[assignment]
@@ -66,6 +67,37 @@ def test_lines_are_counted_and_found_again_as_python_splits_them(texts: list[byt
         a, b = plan.bounds[at], plan.bounds[at + 1]
         seen.extend(worker.read(source, Span(a, b, plan.hints[at], a, b)))
     assert [line.number for line in seen] == list(range(count))
+
+
+def test_spans_are_cut_by_bytes_too_and_a_line_that_is_too_long_fails_alone_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "SPAN_BYTES", 50)
+    monkeypatch.setattr(records, "LONGEST_LINE", 200)
+    file = tmp_path / "a.jsonl"
+    sound = [{"x": n, "more": "." * (100 if n == 3 else 2)} for n in range(6)]
+    file.write_bytes(lines(*sound[:5], {"x": 0, "more": "." * 200}, sound[5]))
+    plan = Double().plan(LocalFile(file))
+    assert plan.bounds == [0, 2, 3, 4, 5, 6, 7]  # the third record of a span would be too much; two are not
+    assert [b - a for a, b in plan.hints][:4] == [40, 20, 118, 20]
+    reads: list[int] = []
+    read_range = LocalFile.read_range
+    monkeypatch.setattr(LocalFile, "read_range", lambda s, a, b: reads.append(b - a) or read_range(s, a, b))
+    outputs = run_worker(Double, [file])
+    assert outputs.failures["a.jsonl"] == {5: "a.jsonl line 6: the line has 218 bytes, and 200 are the most"}
+    assert len(outputs.files["inp_a_output.jsonl"].splitlines()) == 7
+    assert sorted(reads)[:-1] == sorted(b - a for a, b in plan.hints if b - a <= 200)  # and one look at the end
+
+
+def test_a_byte_order_mark_and_blank_last_lines_cost_no_record(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + lines({"x": 1}, b"\n", {"x": 2}) + b"\n \r\n" + b" " * 100_000)
+    outputs = run_worker(Double, [file])
+    answers = [orjson.loads(line) for line in outputs.files["inp_a_output.jsonl"].splitlines()]
+    assert [a.get("twice") for a in answers] == [2, None, 4]  # a blank line among others still counts
+    assert list(outputs.failures["a.jsonl"]) == [1]
+    file.write_bytes(b" \n\n")
+    assert run_worker(Double, [file]).files.get("inp_a_output.jsonl", b"") == b""
 
 
 @pytest.mark.parametrize(("content", "what"), [(b"\x1f\x8b\x08\0", "gzip"), (b"PK\x03\x04\0\0", "binary")])
