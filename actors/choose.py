@@ -2,10 +2,11 @@
 
 What a channel's level says in training may mislead a month later, and windows drawn at random from one recording never
 show it: they stand beside their own neighbours. So whole recordings are held out, those given for validation or a part
-of each class's in turn; where a class has only one, blocks of its time with a gap of one window. First the scaling is
-chosen under the default encoder, then the encoder under that scaling. The best macro-F1 counts; what lies within one
-standard error of it is a tie, and ties fall to the default, then to what comes first. Where each class has but one
-recording, nothing can show whether its levels are the state's or only that day's: levels must be worth DOUBT to count.
+of each class's in turn; where a class has only one, blocks of its time with a gap of one window. What has one name is
+one recording, whether it comes in pieces or its end is given for validation. First the scaling is chosen under the
+default encoder, then the encoder under that scaling. The best macro-F1 counts; what lies within one standard error of
+it is a tie, and ties fall to the default, then to what comes first. Where each class has but one recording, nothing can
+show whether its levels are the state's or only that day's: levels must be worth DOUBT to count.
 
 May import: actors.{embedder,encoders,knn,scaling,scores}, numpy, torch, stdlib.
 Tests: tests/unit/test_choose.py. Measured by: benchmarks/quality.py.
@@ -42,7 +43,8 @@ _PENALTY = 0.03  # of the ridge that stands for a head, in variances of the embe
 
 @dataclass(frozen=True)
 class Recording:
-    """A labelled file: rows as (channels, rows)."""
+    """A labelled file: rows as (channels, rows). Several of one name are pieces of one file, in the order of time, and
+    share no row."""
 
     name: str
     label: str
@@ -112,9 +114,12 @@ class _Trial:
         self.classifier, self.device = classifier, device
         classes = sorted({recording.label for recording in train})
         known = [r for r in validation if r.label in classes and r.rows.shape[1] >= window]
-        long = [r.label for r in train if r.rows.shape[1] >= window]
-        self.classes, self.confounded = len(classes), not known and len(long) == len(set(long))
-        self.folds = list(_folds(train, known, classes, *shape))
+        names = {r.name for r in train}
+        apart = [r for r in known if r.name not in names]
+        whole = [*train, *(r for r in known if r.name in names)]  # the end of a training file shows no other time
+        long = {(r.label, r.name) for r in train if r.rows.shape[1] >= window}
+        self.classes, self.confounded = len(classes), not apart and len(long) == len({label for label, _ in long})
+        self.folds = list(_folds(whole, apart, classes, *shape))
         if not self.folds:
             raise LookupError("nothing can be held out")
         self.truth = np.concatenate([fold.held_labels for fold in self.folds])
@@ -145,7 +150,7 @@ def _folds(
     """Those of which something can be learnt, with their windows, evenly thinned."""
     held = sum(int(whole_windows(recording.rows, window, step).sum()) for recording in validation)
     pairs = [(list(train), list(validation))] if held else []
-    if held < ENOUGH:
+    if held < ENOUGH or len({recording.label for recording in validation}) < len(classes):
         pairs += held_out(train, window)
     for fit, out in pairs:
         fold = _Fold(
@@ -160,41 +165,55 @@ def held_out(train: Sequence[Recording], window: int) -> list[tuple[list[Recordi
     """(fit on, held out) for each of up to FOLDS folds; none where every class has but one short recording."""
     pairs: list[tuple[list[Recording], list[Recording]]] = [([], []) for _ in range(FOLDS)]
     for label in sorted({recording.label for recording in train}):
-        own = [recording for recording in train if recording.label == label and recording.rows.shape[1] >= window]
-        groups = _time_blocks(own[0], window) if len(own) == 1 else _whole_recordings(own)
+        own: dict[str, list[Recording]] = {}
+        for recording in train:
+            if recording.label == label and recording.rows.shape[1] >= window:
+                own.setdefault(recording.name, []).append(recording)
+        files = list(own.values())
+        groups = _time_blocks(files[0], window) if len(files) == 1 else _whole_recordings(files)
         for (fit, out), (fit_too, out_too) in zip(pairs, groups, strict=True):
             fit += fit_too
             out += out_too
     return [(fit, out) for fit, out in pairs if out]
 
 
-def _whole_recordings(own: list[Recording]) -> list[tuple[list[Recording], list[Recording]]]:
-    """Neighbours go together: recordings mostly come in the order of time."""
-    count = min(FOLDS, len(own))
-    group = [at * count // max(len(own), 1) for at in range(len(own))]
+def _whole_recordings(files: list[list[Recording]]) -> list[tuple[list[Recording], list[Recording]]]:
+    """All pieces of a file go together, and so do neighbours: recordings mostly come in the order of time."""
+    count = min(FOLDS, len(files))
+    group = [at * count // max(len(files), 1) for at in range(len(files))]
     return [
         (
-            [r for r, of in zip(own, group, strict=True) if of != n],
-            [r for r, of in zip(own, group, strict=True) if of == n],
+            [r for file, of in zip(files, group, strict=True) if of != n for r in file],
+            [r for file, of in zip(files, group, strict=True) if of == n for r in file],
         )
         for n in range(FOLDS)
     ]
 
 
-def _time_blocks(only: Recording, window: int) -> list[tuple[list[Recording], list[Recording]]]:
-    """A block of time, and what is at least one window away from it."""
-    rows = only.rows.shape[1]
+def _time_blocks(only: list[Recording], window: int) -> list[tuple[list[Recording], list[Recording]]]:
+    """A block of a file's time, and what is at least one window away from it. Between two pieces more time has passed
+    than their rows tell, never less."""
+    rows = sum(piece.rows.shape[1] for piece in only)
     count = min(FOLDS, rows // (2 * window))
     if count < 2:
-        return [([only], [])] * FOLDS
+        return [(only, [])] * FOLDS
     pairs = []
-    for n in range(FOLDS):
-        start, end = (rows * n // count, rows * (n + 1) // count) if n < count else (rows, rows)
-        gap = window if n < count else 0
-        rest = [only.rows[:, : max(start - gap, 0)], only.rows[:, end + gap :]]
-        fit = [replace(only, rows=some) for some in rest if some.shape[1] >= window]
-        pairs.append((fit, [replace(only, rows=only.rows[:, start:end])] if n < count else []))
-    return pairs
+    for n in range(count):
+        start, end = rows * n // count, rows * (n + 1) // count
+        rest = [*_between(only, 0, start - window, window), *_between(only, end + window, rows, window)]
+        pairs.append((rest, _between(only, start, end, window)))
+    return [*pairs, *[(only, list[Recording]())] * (FOLDS - count)]
+
+
+def _between(pieces: list[Recording], start: int, end: int, window: int) -> list[Recording]:
+    """What of the pieces lies in rows [start, end) of all their rows, where it has a window."""
+    found, before = [], 0
+    for piece in pieces:
+        rows = piece.rows[:, max(start - before, 0) : max(end - before, 0)]
+        if rows.shape[1] >= window:
+            found.append(replace(piece, rows=rows))
+        before += piece.rows.shape[1]
+    return found
 
 
 def _windows(

@@ -277,7 +277,7 @@ def _standard(train: Tensor) -> tuple[Tensor, Tensor]:
     rows = train.double()
     spread = rows.var(0, correction=0)
     whole = spread.mean().sqrt().clamp(min=1e-12)
-    return rows.mean(0).float(), (1 / whole).expand(rows.shape[1]).float().contiguous()
+    return rows.mean(0).float(), (1 / whole).float().repeat(rows.shape[1])
 
 
 def _class_weights(labels: Tensor, classes: int, wanted: bool) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +69,37 @@ def test_levels_of_classes_recorded_once_do_not_count_where_shapes_do_as_well() 
     assert choose([slow, fast], [], **FAST).scaling != "global"  # type: ignore[arg-type]
     low = recording("low", 0, rows=600)
     assert choose([low, still], [], **FAST).scaling == "global"  # type: ignore[arg-type]
+
+
+def pieces(of: Recording, *bounds: int) -> list[Recording]:
+    """Parts of one recording, each from one of the rows to the next."""
+    return [replace(of, rows=of.rows[:, start:end]) for start, end in itertools.pairwise(bounds)]
+
+
+def test_the_end_of_a_training_file_is_no_other_time_and_its_levels_are_doubted() -> None:
+    """As a class of one file is divided where no evaluation files are given."""
+    slow = pieces(recording("slow", 0, rows=900, rate=0.3), 0, 700, 900)
+    fast = pieces(recording("fast", 1, rows=900, rate=1.2, level=60), 0, 700, 900)
+    train, validation = [[one[part] for one in (slow, fast)] for part in (0, 1)]
+    assert choose(train, validation, **FAST).scaling != "global"  # type: ignore[arg-type]
+    trial = choosing._Trial(train, validation, (WINDOW, 6, 0), "knn", "cpu")
+    assert trial.confounded
+    assert len(trial.folds) == choosing.FOLDS  # blocks of time, and not the end alone
+
+
+def test_levels_of_classes_recorded_once_in_pieces_are_doubted_too() -> None:
+    train = [
+        *pieces(recording("slow", 0, rows=600, rate=0.3), 0, 200, 400, 600),
+        *pieces(recording("fast", 1, rows=600, rate=1.2, level=60), 0, 200, 400, 600),
+    ]
+    assert choose(train, [], **FAST).scaling != "global"  # type: ignore[arg-type]
+
+
+def test_where_validation_shows_only_some_classes_the_others_are_held_out_as_well() -> None:
+    train = [*by_level(range(3)), *pieces(recording("rare", 0, rows=400, level=-6), 0, 300)]
+    validation = [recording("low", n, rows=600) for n in (10, 11)]
+    trial = choosing._Trial(train, validation, (WINDOW, 6, 0), "knn", "cpu")
+    assert set(trial.truth.tolist()) == {0, 1, 2}
 
 
 def test_a_few_windows_more_are_no_reason_to_leave_the_default() -> None:
@@ -140,6 +174,32 @@ def test_one_recording_is_cut_into_blocks_of_time_with_a_gap_of_a_window() -> No
     for fit, out in pairs:
         near = np.abs(np.concatenate([r.rows[0] for r in fit])[:, None] - out[0].rows[0][None]).min()
         assert near > WINDOW
+
+
+def test_pieces_of_one_file_never_stand_on_both_sides_of_a_fold() -> None:
+    train = [
+        piece
+        for n in range(3)
+        for label in ("low", "high")
+        for piece in pieces(recording(label, n, rows=300), 0, 100, 200, 300)
+    ]
+    pairs = held_out(train, WINDOW)
+    assert len(pairs) == 3
+    for fit, out in pairs:
+        assert not {r.name for r in fit} & {r.name for r in out}
+
+
+def test_one_file_in_pieces_is_cut_into_blocks_of_time_with_a_gap_of_a_window() -> None:
+    times = np.arange(900, dtype=np.float64)[None]
+    train = [
+        piece for label in "ab" for piece in pieces(Recording(label, label, times), 0, 90, 200, 500, 610, 640, 900)
+    ]
+    pairs = held_out(train, WINDOW)
+    assert len(pairs) == choosing.FOLDS
+    for fit, out in pairs:
+        held, kept = (np.concatenate([r.rows[0] for r in some]) for some in (out, fit))
+        assert np.abs(kept[:, None] - held[None]).min() > WINDOW
+        assert all(r.rows.shape[1] >= WINDOW for r in (*fit, *out))
 
 
 def test_its_cost_does_not_grow_with_the_data(monkeypatch: pytest.MonkeyPatch) -> None:

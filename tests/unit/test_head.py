@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from actors.head import LEAST_STEPS, Head, HeadSettings, HeadTraining
+from actors.model_file import pack, unpack
 from actors.scores import accuracy, macro_f1
 
 torch.set_num_threads(1)  # tests run side by side
@@ -89,6 +90,15 @@ def test_goes_on_after_a_kill_to_the_same_bits(hidden: int, at: int) -> None:
     assert run(second, at) == metrics[at:]
     assert second.save() == whole.save()
     assert torch.equal(weights(second), weights(whole))
+
+
+def test_embeddings_of_one_dimension_train_and_the_head_has_tensors_of_its_own() -> None:
+    rows, labels = embeddings(30, dims=1, classes=1)[0], torch.arange(30) % 3
+    trained = HeadTraining(rows, labels, rows, labels, 3, SMALL, 0)
+    run(trained, 0, 10)
+    assert trained.scale.stride() == (1,)
+    model = pack({"kind": "head"}, trained.head().tensors())
+    assert unpack(model, "it")[1]["scale"].shape == (1,)
 
 
 def test_a_load_goes_back_too() -> None:

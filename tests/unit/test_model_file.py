@@ -70,6 +70,12 @@ def test_the_same_model_gives_the_same_bytes_whatever_the_order_of_its_parts() -
     assert pack_model(turned) == WHOLE
 
 
+def test_a_tensor_of_one_number_is_packed_whatever_its_stride() -> None:
+    one = torch.tensor(2.0)
+    with_stride, without = (pack({"kind": "x"}, {"scale": some}) for some in (one.repeat(1), one.expand(1)))
+    assert with_stride == without
+
+
 def changed(**about: Any) -> bytes:
     """A sound file, but for these fields of its description."""
     described = {"version": 1, "content": {"kind": "head"}, "sha256": ""} | about
