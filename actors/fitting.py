@@ -52,11 +52,18 @@ def tell_substitute(context: Context, model_type: str, encoder: str) -> None:
 
 
 def shared(context: Context, fit: Callable[[], Embedder]) -> Embedder:
-    """The job's embedder: fitted by the first index that asks, the very same on all others and in later attempts."""
+    """The job's embedder: fitted by the first index that asks, the very same on all others and in later attempts.
+    Raises JobImpossible."""
 
     def make() -> bytes:
         embedder = fit()
         return pack({"kind": _SHARED, "settings": embedder.settings()}, embedder.tensors())
 
-    content, tensors = unpack(context.once(_SHARED, make), "the job's encoder")
-    return Embedder.restore(content["settings"], tensors, context.device)
+    try:
+        content, tensors = unpack(context.once(_SHARED, make), "the job's encoder")
+        return Embedder.restore(content["settings"], tensors, context.device)
+    except ValueError as error:
+        raise JobImpossible(
+            f"No encoder can be fitted on the labelled files: {error}.",
+            suggestion="Look for numbers that no sensor gives, such as placeholders near 1e308, and take them out.",
+        ) from None

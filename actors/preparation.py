@@ -66,7 +66,7 @@ class Settings:
             cutting=Cutting(tuple(reader["data_columns"]), window, step),
             seed=int(config.get("seed") or 0),
             span_seconds=float(operations.get("span_seconds", 0.5)),
-            most_windows=int(operations.get("most_windows", 4_000_000)),
+            most_windows=int(operations.get("most_windows", 1_000_000)),
         )
 
 

@@ -371,3 +371,17 @@ def test_an_embedding_is_the_same_wherever_the_spans_are_cut() -> None:
     assert isinstance(worker, HeadTrainer)
     assert len(made[0][1]) == plan.tasks * 4 * worker.embedder.dims
     assert np.isfinite(np.frombuffer(made[0][1], "<f4")).all()
+
+
+def test_numbers_that_no_sensor_gives_are_told_in_words() -> None:
+    def absurd(one: Memory) -> Memory:
+        header, *lines = one.data.decode().splitlines()
+        place = header.split(",").index("HKLD")
+        for nth, line in enumerate(lines):
+            cells = line.split(",")
+            cells[place] = "1e308" if nth % 2 else "-1e308"
+            lines[nth] = ",".join(cells)
+        return Memory("\n".join([header, *lines, ""]).encode(), one.filename, one.id, dict(one.metadata))
+
+    with pytest.raises(JobImpossible, match="fitted|scaling|finite"):
+        train(KnnTrainer, {TRAIN: [absurd(one) for one in files()]}, model_type="auto")
