@@ -132,21 +132,18 @@ class Preparation(Trainer):
     def _fit(self) -> Embedder:
         files, settings = self._files(), self.settings
         window, step = settings.cutting.window, settings.cutting.step
-        try:
-            recipe = choose(
-                files.train,
-                files.validation,
-                window=window,
-                step=step,
-                encoder=settings.encoder,
-                seed=settings.seed,
-                device=self.context.device,
-                classifier=self.kind,
-            )
-            rows = [recording.rows for recording in files.train]
-            return Embedder.fit(recipe, rows, window, step, device=self.context.device)
-        except ValueError as error:
-            raise JobImpossible(f"No encoder can be fitted on the training files: {error}.") from None
+        recipe = choose(
+            files.train,
+            files.validation,
+            window=window,
+            step=step,
+            encoder=settings.encoder,
+            seed=settings.seed,
+            device=self.context.device,
+            classifier=self.kind,
+        )
+        rows = [recording.rows for recording in files.train]
+        return Embedder.fit(recipe, rows, window, step, device=self.context.device)
 
     # --- each file ---
 
