@@ -277,7 +277,7 @@ def test_a_leader_that_sleeps_past_its_lease_admits_nothing_twice(service: Servi
     for sleeper in (service.controllers[0], service.controllers[1]):  # whichever leads
         sleeper.pause()
         more = [service.create("shout", [f], seconds=0.02, span_records=2, name=f) for f in files[:4]]
-        service.wait_for(more[0], "job.admitted")
+        service.wait_for(more[0], "job.admitted", seconds=240)  # all that came before it has its turn first
         sleeper.go_on()
         jobs += more
     for job_id in jobs:

@@ -234,12 +234,12 @@ class Service:
         assert [e["id"] for e in found] == list(range(1, len(found) + 1))
         return [e for e in found if event_type in (None, e["event_type"])]
 
-    def wait_for(self, job_id: str, event_type: str, count: int = 1) -> list[dict[str, Any]]:
+    def wait_for(self, job_id: str, event_type: str, count: int = 1, seconds: float = 60) -> list[dict[str, Any]]:
         def look() -> list[dict[str, Any]]:
             found = self.events(job_id, event_type)
             return found if len(found) >= count else []
 
-        return list(until(look))
+        return list(until(look, seconds))
 
     def outputs(self, job_id: str) -> dict[str, bytes]:
         """Filename -> content of all outputs, each read by its own link with no key."""
