@@ -15,6 +15,14 @@ from jos.core.model import Job
 
 
 @dataclass(frozen=True)
+class Waits:
+    """Why a driver is not up yet."""
+
+    reason: str  # a jos.core.commands.Reason: PullingImage, NoNodeForPods, WaitingInKueue …
+    message: str  # in words for the job's owner: which pod, which image, what to do
+
+
+@dataclass(frozen=True)
 class DriverSeen:
     """One driver process that the launcher knows of."""
 
@@ -23,6 +31,18 @@ class DriverSeen:
     message: str = ""  # of one that ended: why, with the end of its log
     exit_code: int | None = None
     started_at: datetime | None = None
+    waits: Waits | None = None  # of one that is starting: what it waits for, where the launcher can say
+    suspended: bool = False  # its cluster took its place away, or has not given it one yet; it does nothing meanwhile
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A job that stands in the queue of another system (Kueue) with all that its next attempt needs."""
+
+    job_id: str
+    token: str  # of the attempt that begins once it is admitted there
+    admitted: bool  # the other system holds capacity for it
+    message: str = ""  # why it still waits, in that system's words
 
 
 class Launcher(Protocol):
@@ -56,3 +76,21 @@ class Launcher(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Offers(Protocol):
+    """What a launcher has besides, where another system's queue admits. The controller offers jobs that wait, admits
+    those that the other system admitted, and withdraws those that wait no more. Same errors as Launcher."""
+
+    async def offer(self, job: Job, token: str) -> None:
+        """Puts the job's next attempt into the other queue. Once, however often it is asked; changes its priority there
+        when the job's has changed. Token of an earlier offer of the same attempt stays."""
+        ...
+
+    async def offered(self) -> dict[str, Offer]:
+        """All offers by job id, admitted or not."""
+        ...
+
+    async def withdraw(self, job_id: str) -> None:
+        """Takes an offer back. One that is gone is no error."""
+        ...
