@@ -1,7 +1,7 @@
 """Who owns which field, and server-side apply: sets of field paths, their FieldsV1 form, merging and removal by them.
 
-A path is a tuple of FieldsV1 steps: `f:name` (a map's key), `k:{"name":"x"}` (an item of a list that is keyed) and `v:"x"`
-(an item of a set). Source: structured merge and diff of Kubernetes, as far as the kinds here need it.
+A path is a tuple of FieldsV1 steps: `f:name` (a map's key), `k:{"name":"x"}` (an item of a list that is keyed) and
+`v:"x"` (an item of a set). Source: structured merge and diff of Kubernetes, as far as the kinds here need it.
 """
 
 from __future__ import annotations

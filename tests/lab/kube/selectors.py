@@ -46,10 +46,14 @@ def _label(part: str) -> Callable[[dict[str, str]], bool]:
     for sign in ("!=", "==", "="):
         if sign in part:
             key, _, value = (piece.strip() for piece in part.partition(sign))
-            return (lambda have: have.get(key) != value) if sign == "!=" else (lambda have: have.get(key) == value)
+            return _equal(key, value, wanted=sign != "!=")
     if part.startswith("!"):
         return lambda have: part[1:] not in have
     return lambda have: part in have
+
+
+def _equal(key: str, value: str, wanted: bool) -> Callable[[dict[str, str]], bool]:
+    return lambda have: (have.get(key) == value) == wanted
 
 
 def fields(kind: Kind, selector: str | None) -> Match:
