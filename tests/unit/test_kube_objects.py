@@ -243,6 +243,27 @@ def test_admission_policies_are_enforced_where_they_are_bound(objects: Objects) 
     objects.create("secrets", config() | big)
 
 
+RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+QUIET = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_a_restricted_namespace_takes_only_restricted_pods(objects: Objects) -> None:
+    objects.create("pods", pod("before"))
+    enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
+    objects.patch("namespaces", None, "jos", {"metadata": {"labels": enforce}})
+    with pytest.raises(ApiError) as error:
+        objects.create("pods", pod("open", volumes=[{"name": "v", "hostPath": {"path": "/"}}]))
+    assert refused(error) == (403, "Forbidden")
+    for told in ("allowPrivilegeEscalation", 'drop=["ALL"]', "runAsNonRoot", "seccompProfile", '"hostPath"'):
+        assert told in error.value.message
+    containers = [{"name": "c", "securityContext": RESTRICTED}]
+    objects.create("pods", pod("shut", securityContext=QUIET, containers=containers))
+    open_init = pod("p", securityContext=QUIET, containers=containers, initContainers=[{"name": "init"}])
+    with pytest.raises(ApiError, match='container "init"'):
+        objects.create("pods", open_init)
+    objects.patch("pods", "jos", "before", {"metadata": {"labels": {"a": "b"}}})
+
+
 def test_subscribers_see_every_change_in_order_though_they_write_themselves(objects: Objects) -> None:
     seen: list[Change] = []
 

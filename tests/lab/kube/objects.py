@@ -21,6 +21,7 @@ from kube.errors import ApiError, already_exists, bad_request, conflict, forbidd
 from kube.fields import Shape
 from kube.kinds import KINDS, Kind
 from kube.managers import Manager, applied, parsed, updated
+from kube.podsecurity import PodSecurity
 from kube.policies import Policies, Review
 from kube.shelf import Kept, Obj, copied, kind_of, space_of
 from kube.validation import Schemas
@@ -41,7 +42,7 @@ class Objects(Endings):
         super().__init__(clock, history)
         self.rules = Schemas()
         self.mutators: list[Callable[[Review], None]] = []
-        self.validators: list[Callable[[Review], None]] = [Policies(self)]
+        self.validators: list[Callable[[Review], None]] = [Policies(self), PodSecurity(self)]
         for name in namespaces:
             self.create("namespaces", {"metadata": {"name": name}})
 
