@@ -41,7 +41,7 @@ class Call:
 
     def answer(self) -> Response:
         handlers: dict[str, Callable[[], Response]] = {
-            "get": lambda: self._shown(),
+            "get": self._shown,
             "list": lambda: as_json(self.pages.listed(self.asked, self.request.query_params)),
             "create": self._create,
             "update": self._update,
@@ -76,7 +76,9 @@ class Call:
     def _object(self) -> Body:
         """A whole object from the body, checked against the URL."""
         found = self._body()
-        kind, meta = self.asked.kind, (found or {}).get("metadata") or {}
+        if not isinstance(found, dict):
+            raise bad_request("the body is not an object")
+        kind, meta = self.asked.kind, found.get("metadata") or {}
         if found.get("kind") != kind.kind or found.get("apiVersion") != kind.api_version:
             wanted = f"{kind.kind} ({kind.api_version})"
             raise bad_request(f"the object is {found.get('kind')} ({found.get('apiVersion')}), the URL wants {wanted}")
@@ -101,9 +103,9 @@ class Call:
             raise bad_request(f"{what}: strict decoding error: {', '.join(told)}")
         return {"Warning": ", ".join('299 - "{}"'.format(text.replace('"', '\\"')) for text in told)}
 
-    def _shown(self, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    def _shown(self) -> Response:
         kept = self.objects.kept(self.asked.kind.plural, self.asked.namespace, self.asked.name or "")
-        return as_json(seen(kept.obj, kept.managers), status, headers)
+        return as_json(seen(kept.obj, kept.managers))
 
     def _done(self, obj: Body, status: int, headers: dict[str, str]) -> Response:
         """The written object as it is stored, with its managers; a dry run's as it would be."""

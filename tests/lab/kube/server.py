@@ -123,6 +123,8 @@ class Server:
         if self._runner is None:
             return
         self._runner.should_exit = True
+        if self._bell is not None:
+            self._bell.end()
         self.drop()
         self._thread.join(20)
         self._runner = None
