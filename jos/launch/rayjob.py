@@ -289,7 +289,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    """Quoted where another reader of YAML, kubectl's, would take it for a number: `12345e67` may be a part of a hash."""
+    """Quoted where another reader of YAML, kubectl's, would take it for a number, as `12345e67`, a part of a hash."""
     style = "|" if "\n" in text else "'" if _NUMBER.fullmatch(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
