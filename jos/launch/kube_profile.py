@@ -118,6 +118,7 @@ class Nodes(Section):
 class Head(Nodes):
     cpu: Quantity = Field(default="1", description="CPUs of the head: Ray's own processes and the job's driver")
     memory: Quantity = Field(default="3Gi", description="its memory")
+    shared_memory: Quantity = Field(default="512Mi", description="size of its /dev/shm, a part of its memory")
     ephemeral_storage: Quantity = Field(default="5Gi", description="its disk, for Ray's logs")
 
 
@@ -131,7 +132,7 @@ class Workers(Nodes):
     memory_overhead: Quantity = Field(
         default="1Gi", description="a pod's memory above that of its indexes: Ray's processes and the shared memory"
     )
-    shared_memory: Quantity = Field(default="512Mi", description="size of /dev/shm, for head and workers")
+    shared_memory: Quantity = Field(default="512Mi", description="size of /dev/shm, a part of the overhead")
     ephemeral_storage: Quantity = Field(default="10Gi", description="a pod's disk: /tmp and logs")
     spread_over: Key | None = Field(
         default=None, description="a label of nodes, such as topology.kubernetes.io/zone, that pods are spread over"
@@ -233,8 +234,12 @@ class KubeProfile(Section):
         bands = [band.at_least for band in self.kueue.priority_classes]
         if len(set(bands)) != len(bands):
             wrong.append("$.kueue.priority_classes: two bands have the same at_least")
-        if amount(self.workers.shared_memory) >= amount(self.workers.memory_overhead):
-            wrong.append("$.workers.memory_overhead: must be more than shared_memory, which is a part of it")
+        for path, whole, part in (
+            ("$.workers.memory_overhead", self.workers.memory_overhead, self.workers.shared_memory),
+            ("$.head.memory", self.head.memory, self.head.shared_memory),
+        ):
+            if amount(part) >= amount(whole):
+                wrong.append(f"{path}: must be more than shared_memory, which is a part of it")
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

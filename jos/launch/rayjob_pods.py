@@ -54,6 +54,7 @@ class Pod:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     resources: Mapping[str, str]  # requests and limits alike: nothing is promised that is not there
+    shared_memory: str
     nodes: NodesWanted
     drain: float
     env: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +97,7 @@ def _pod_spec(pod: Pod, profile: KubeProfile) -> Json:
         "topologySpreadConstraints": _spread(pod),
     }
     spec |= {key: value for key, value in optional.items() if value}
-    return spec | {"containers": [_container(pod, profile)], "volumes": _volumes(pod, profile)}
+    return spec | {"containers": [_container(pod, profile)], "volumes": _volumes(pod)}
 
 
 def _spread(pod: Pod) -> list[Json]:
@@ -160,10 +161,10 @@ def _container_security(profile: KubeProfile) -> Json:
     }
 
 
-def _volumes(pod: Pod, profile: KubeProfile) -> list[Json]:
+def _volumes(pod: Pod) -> list[Json]:
     volumes: list[Json] = [
         {"name": "tmp", "emptyDir": {"sizeLimit": pod.resources["ephemeral-storage"]}},
-        {"name": "shared-mem", "emptyDir": {"medium": "Memory", "sizeLimit": profile.workers.shared_memory}},
+        {"name": "shared-mem", "emptyDir": {"medium": "Memory", "sizeLimit": pod.shared_memory}},
     ]
     if pod.job_file:
         volumes.append({"name": "job", "configMap": {"name": pod.job_file}})
