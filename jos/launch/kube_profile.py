@@ -140,6 +140,10 @@ class Workers(Nodes):
 
 
 class GpuNodes(Nodes):
+    tolerations: list[Toleration] = Field(
+        default=[Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
+        description="taints of nodes that are no hindrance; default: nvidia.com/gpu, which GPU nodes usually have",
+    )
     resource: Key = Field(default="nvidia.com/gpu", description="what the device plugin calls one GPU")
     runtime_class: Dotted | None = Field(default=None, description="the RuntimeClass that GPU pods need, if any")
 
@@ -170,7 +174,7 @@ class Kueue(Section):
 class KubeProfile(Section):
     namespace: Name = Field(default="jos", description="where RayJobs and their pods are")
     service_account: Dotted | None = Field(
-        default=None, description="of jobs' pods, for access to a cloud's storage; no pod gets its token"
+        default=None, description="of jobs' pods, for access to a cloud's storage; only Ray's autoscaler gets its token"
     )
     image: Image = Field(
         default=f"jos:{__version__}", description="head and workers of pipelines that name no image of their own"
@@ -196,10 +200,7 @@ class KubeProfile(Section):
     gpus: dict[str, GpuNodes] = Field(
         default={}, description="nodes of each GPU type, by Ray's name of it, such as H100"
     )
-    any_gpu: GpuNodes = Field(
-        default=GpuNodes(tolerations=[Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")]),
-        description="nodes for pipelines that need a GPU of any type",
-    )
+    any_gpu: GpuNodes = Field(default=GpuNodes(), description="nodes for pipelines that need a GPU of any type")
     optional_gpus: bool = Field(
         default=False, description="true: a GPU that a pipeline can do without is asked for as well"
     )
