@@ -206,6 +206,7 @@ def _workers(launch: Launch, profile: KubeProfile, labels: Mapping[str, str]) ->
         "minReplicas": least,
         "maxReplicas": pods,
         "numOfHosts": 1,
+        "priority": 0,  # the CRD's default, written out: what compares file and cluster finds no difference
         "rayStartParams": size.ray,
         "template": pod_template(pod, profile),
     }

