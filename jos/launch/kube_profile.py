@@ -62,6 +62,7 @@ def _written(value: object) -> object:
 Quantity = Annotated[str, BeforeValidator(_written), AfterValidator(_quantity)]
 Name = Annotated[str, _matching(_NAME, "a name of Kubernetes: use a-z, 0-9 and -, at most 63 characters")]
 Dotted = Annotated[str, _matching(_DOTTED, "a name of Kubernetes: use a-z, 0-9, - and .")]
+ShortDotted = Annotated[str, _matching(_DOTTED, "a name that a label can hold: at most 63 of a-z, 0-9, - and .", 63)]
 Variable = Annotated[str, _matching(_VARIABLE, "a variable's name")]
 Key = Annotated[str, _matching(_KEY, "a key of Kubernetes, such as example.com/team")]
 LabelValue = Annotated[str, _matching(_VALUE, "a label's value: letters, digits, -, _ and ., at most 63 characters")]
@@ -159,7 +160,7 @@ class Autoscaler(Section):
 
 class PriorityBand(Section):
     at_least: int = Field(description="jobs of this priority and higher, up to the next band")
-    name: Dotted = Field(description="the WorkloadPriorityClass they have")
+    name: ShortDotted = Field(description="the WorkloadPriorityClass they have")
 
 
 class Kueue(Section):

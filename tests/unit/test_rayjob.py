@@ -393,6 +393,8 @@ def test_a_queue_that_cannot_be_a_local_queue_is_told_with_what_to_do(pipeline: 
     with pytest.raises(ConfigInvalid, match=r"local_queues: has no entry for 'Big Jobs'"):
         made(pipeline, {"admission": "kueue"}, queue="Big Jobs")
     assert "kueue.x-k8s.io/queue-name" not in made(pipeline, queue="Big Jobs")["metadata"]["labels"]
+    mapped = {"admission": "kueue", "kueue": {"local_queues": {"Big Jobs": "2-big"}}}
+    assert made(pipeline, mapped, queue="Big Jobs")["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "2-big"
 
 
 # --- YAML ---
