@@ -14,6 +14,7 @@ import yaml
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kube import protobuf
 from kube.errors import ApiError, bad_request
 from kube.objects import Objects
 from kube.paths import Target
@@ -61,17 +62,7 @@ class Call:
         return self.request.query_params.get("fieldManager") or agent
 
     def _body(self) -> Any:
-        if "protobuf" in self.request.headers.get("content-type", ""):
-            accepted = "application/json, application/yaml"
-            raise ApiError(415, "UnsupportedMediaType", f"protobuf is not read here - accepted media types: {accepted}")
-        try:
-            return orjson.loads(self.raw)
-        except orjson.JSONDecodeError:
-            pass
-        try:
-            return yaml.safe_load(self.raw)
-        except yaml.YAMLError as error:
-            raise bad_request(f"the body cannot be read: {error}") from None
+        return read(self.raw)
 
     def _object(self) -> Body:
         """A whole object from the body, checked against the URL."""
@@ -192,6 +183,20 @@ class Call:
             resource_version=conditions.get("resourceVersion"),
             dry_run=self._dry or bool(options.get("dryRun")),
         )
+
+
+def read(raw: bytes) -> Any:
+    """A request's body: JSON, YAML or protobuf, whatever its header calls it."""
+    if raw.startswith(protobuf.MAGIC):
+        return protobuf.decoded(raw)
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise bad_request(f"the body cannot be read: {error}") from None
 
 
 def _success(asked: Target, gone: Body) -> Body:
