@@ -28,7 +28,7 @@ from jos.shown.frames import frame_of
 from jos.shown.handle import Shown
 from jos.shown.look import READ, TAIL, InputLine, Look, brief, tasks
 from jos.shown.pipeline import Pipeline, chosen, together
-from jos.shown.watching import Cell, bar, detachable, in_kernel
+from jos.shown.watching import bar, detachable, in_kernel
 from jos.wiring import open_registry
 
 if TYPE_CHECKING:
@@ -219,8 +219,8 @@ class Job(Shown):
         deadline = None if timeout is None else time.monotonic() + timeout
         with detachable(self.id, self._comeback):
             if progress and in_kernel():
-                cell = Cell(self._repr_mimebundle_)
-                record = self._wait(timeout, deadline, lambda record: cell.show(last=record.status.terminal))
+                with self._watched() as cell:
+                    record = self._wait(timeout, deadline, lambda record: cell.show(last=record.status.terminal))
             else:
                 with bar(total=None, unit=" tasks", desc=self.id[:12], disable=not progress) as shown:
                     record = self._wait(timeout, deadline, lambda record: self._show(shown, record))

@@ -99,7 +99,8 @@ class Job(Shown):
         deadline = None if timeout is None else time.monotonic() + timeout
         with detachable(self.id, self._comeback):
             if progress is not False and in_kernel():
-                self._wait(deadline, _Page(Cell(self._repr_mimebundle_)))
+                with self._watched() as cell:
+                    self._wait(deadline, _Page(cell))
             else:
                 with bar(unit=" tasks", desc=self.id[:12], disable=not progress) as shown:
                     self._wait(deadline, _Bar(shown))

@@ -6,7 +6,8 @@ May import: jos.core, jos.wire, jos.shown. Tests: tests/unit/test_shown.py, test
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jos import wire
@@ -16,7 +17,7 @@ from jos.shown import page, plots, text
 from jos.shown.look import Look
 from jos.shown.plots import CONFUSION, KINDS, LEARNING, PREDICTIONS, THROUGHPUT
 from jos.shown.truth import truth_of
-from jos.shown.watching import Bundle
+from jos.shown.watching import Bundle, Cell, cell_number
 
 if TYPE_CHECKING:
     import pandas
@@ -26,6 +27,8 @@ Labels = Mapping[str, Sequence[Any]] | Sequence[Any]
 
 class Shown(ABC):
     """The common face of `jos.Job` and the client's `Job`."""
+
+    _told_in: int | None = None  # the cell in which `wait` showed it
 
     @abstractmethod
     def look(self) -> Look:
@@ -42,15 +45,28 @@ class Shown(ABC):
     def _steps(self) -> Sequence[Progress | wire.Progress]:
         """Progress entries of a training, oldest first."""
 
-    def _repr_mimebundle_(self, **_options: Any) -> Bundle:
+    def bundle(self) -> Bundle:
+        """The job as it is now, for a notebook and for a terminal."""
         look = self.look()
         return {"text/plain": text.text(look), "text/html": page.html(look)}
 
-    def _repr_html_(self) -> str:
-        return page.html(self.look())
+    @contextmanager
+    def _watched(self) -> Iterator[Cell]:
+        """The live page of the cell that waits. A handle that ends the same cell does not show it once more."""
+        yield Cell(self.bundle)
+        self._told_in = cell_number()
+
+    def _told(self) -> bool:
+        return self._told_in is not None and self._told_in == cell_number()
+
+    def _repr_mimebundle_(self, **_options: Any) -> Bundle:
+        return {"text/plain": repr(self)} if self._told() else self.bundle()
+
+    def _repr_html_(self) -> str | None:
+        return None if self._told() else page.html(self.look())
 
     def plot(self, *kinds: str, truth: Labels | None = None) -> Any:
-        """A matplotlib Figure: it shows itself in a notebook, and has `savefig("picture.png")`. Also while the job runs.
+        """A matplotlib Figure: it shows itself in a notebook, and has `savefig("picture.png")`; also while it runs.
 
         kinds: "throughput", "predictions" (over time), "confusion", "learning"; without any, all that the job has.
         truth: a label for each row of `to_pandas()`, or input file -> a label for each of its rows; None where it is

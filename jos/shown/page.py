@@ -63,8 +63,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f'<th scope="col" style="{CELL}">{said(name)}</th>' for name in head)
     lines = "".join(f'<tr style="background:none">{"".join(map(_cell, row))}</tr>' for row in rows)
     return (
-        f'<table style="border-collapse:collapse;margin:.4em 0"><thead><tr>{top}</tr></thead>'
-        f"<tbody>{lines}</tbody></table>"
+        f'<div style="overflow-x:auto"><table style="border-collapse:collapse;margin:.4em 0"><thead><tr>{top}</tr>'
+        f"</thead><tbody>{lines}</tbody></table></div>"
     )
 
 
@@ -111,7 +111,7 @@ def _inputs(look: Look) -> str:
     whole = sum(look.counts.values())
     rest = whole - len(lines)
     more = _line(f"and {rest:,} more") if rest > 0 else ""
-    return table(("input", "status", "tasks", ""), map(_input, lines)) + more
+    return table(("input", "status", "tasks", "notes"), map(_input, lines)) + more
 
 
 def _input(line: InputLine) -> tuple[str, str, str, str]:
@@ -132,7 +132,7 @@ def _events(events: Sequence[Event | wire.Event]) -> str:
         )
         for event in events
     ]
-    return table(("time", "event", "", "message"), rows)
+    return table(("time", "event", "level", "message"), rows)
 
 
 def _settings(parameters: Any) -> str:

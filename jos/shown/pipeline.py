@@ -68,11 +68,11 @@ class Pipeline(wire.Pipeline):
             f"<div>{said(self.description)}</div>"
             f'<div style="{FAINT}">versions: {said(", ".join(self.versions))}</div>'
         )
-        ports = table(("port", "", "takes", ""), ([said(cell) for cell in row] for row in self._ports()))
+        ports = table(("port", "kind", "takes", "about"), ([said(cell) for cell in row] for row in self._ports()))
         settings = (
             folded(
                 f"settings of {component} (parallelism {self._defaults(component).get('parallelism', 1)})",
-                table(("setting", "takes", "default", "", ""), map(_row, found)),
+                table(("setting", "takes", "default", "lock", "about"), map(_row, found)),
             )
             for component, found in self.settings().items()
         )

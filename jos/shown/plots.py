@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 THROUGHPUT, PREDICTIONS, CONFUSION, LEARNING = "throughput", "predictions", "confusion", "learning"
 KINDS = (THROUGHPUT, PREDICTIONS, CONFUSION, LEARNING)
-BUCKETS = 60
-FILES = 6  # whose predictions are drawn
+BUCKETS = 40
+FILES = 4  # whose predictions are drawn
 POINTS = 20_000  # of one file; of more, every n-th
 CLASSES = 20  # of free text there are more, and no plot
 BLUE, GREY, RED, GREEN = "#3182bd", "#999999", "#d73027", "#1a9850"
@@ -63,26 +63,32 @@ def throughput(axes: Any, curve: Curve) -> None:
 
 
 def predictions(axes: Sequence[Any], frame: pandas.DataFrame, column: str, truth: Sequence[Any] | None) -> None:
-    """A row of dots for each class and file: what was said of each window; red where the truth is another, which is
-    the green line."""
+    """What was said of each window, file by file: a dot in the row of its class, a red cross where the truth, which is
+    the green line, is another."""
     classes = labels_of(frame[column], truth)
     place = {label: at for at, label in enumerate(classes)}
     groups = list(frame.groupby("input_file", sort=False).indices.items())
-    for at, (own, (name, rows)) in enumerate(zip(axes, groups, strict=False)):
+    for own, (name, rows) in zip(axes, groups, strict=False):
         kept = rows[:: len(rows) // POINTS + 1]
+        time, what = _time(frame, column, kept)
         said = [str(label) for label in frame[column].iloc[kept]]
         true = [None if truth is None else truth[row] for row in kept]
-        time, what = _time(frame, column, kept)
-        wrong = [t is not None and t != s for s, t in zip(said, true, strict=True)]
         if truth is not None:
             line = [place[t] if t is not None else float("nan") for t in true]
             own.plot(time, line, color=GREEN, alpha=0.4, linewidth=6, drawstyle="steps-mid", label="truth")
-        colours = [RED if bad else BLUE for bad in wrong]
-        own.scatter(time, [place[s] for s in said], c=colours, s=8, zorder=3)
+        for wrong, marker, colour in ((False, "o", BLUE), (True, "x", RED)):
+            at = [n for n, (s, t) in enumerate(zip(said, true, strict=True)) if (t is not None and t != s) is wrong]
+            label = "wrong" if wrong else "predicted"
+            where = [time[n] for n in at], [place[said[n]] for n in at]
+            own.scatter(*where, c=colour, marker=marker, s=24 if wrong else 8, zorder=3, label=label)
         own.set_yticks(range(len(classes)), classes)
-        own.set(title=name, ylim=(-0.5, len(classes) - 0.5))
-        if at == len(axes) - 1:
-            own.set_xlabel(what)
+        own.set_title(name, loc="left")
+        own.set(ylim=(-0.5, len(classes) - 0.5))
+        own.set_xlabel(what if own is axes[-1] else "")
+    if truth is not None:
+        axes[0].legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    if len(groups) > len(axes):
+        axes[-1].set_xlabel(f"{what} (the first {len(axes)} of {len(groups):,} files)")
 
 
 def confusion(axes: Any, said: Sequence[Any], truth: Sequence[Any]) -> None:
@@ -130,7 +136,7 @@ def _time(frame: pandas.DataFrame, column: str, rows: Any) -> tuple[Any, str]:
     pandas = needed("pandas", "a plot")
     for name in frame.columns[1 : list(frame.columns).index(column)]:
         if pandas.api.types.is_numeric_dtype(frame[name]):
-            return frame[name].iloc[rows], str(name)
+            return frame[name].iloc[rows].tolist(), str(name)
     return range(len(rows)), "window" if len(rows) < POINTS else "windows, thinned out"
 
 

@@ -43,6 +43,11 @@ def in_kernel() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
+def cell_number() -> int | None:
+    """Of the cell that runs; None outside of notebooks."""
+    return sys.modules["IPython"].get_ipython().execution_count if in_kernel() else None
+
+
 def bar(**options: Any) -> Any:
     """tqdm: with widgets where a notebook has them, in text elsewhere, and no word about those that are not there."""
     with warnings.catch_warnings():

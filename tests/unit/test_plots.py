@@ -60,25 +60,35 @@ class Handle(Shown):
 
 
 def titles(figure: Any) -> list[str]:
-    return [axes.get_title() for axes in figure.axes if axes.get_title()]
+    return [title for axes in figure.axes if (title := axes.get_title() or axes.get_title("left"))]
+
+
+def dots(figure: Any, file: str) -> list[list[list[float]]]:
+    """Where the predictions of a file lie: those that are right or not known, and those that are wrong."""
+    [axes] = [axes for axes in figure.axes if axes.get_title("left") == file]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
+    return [some.get_offsets().tolist() for some in axes.collections]
 
 
 def test_a_batch_shows_its_throughput_and_its_predictions_by_file() -> None:
     figure = Handle().plot()
     assert titles(figure) == ["throughput", "a.csv", "b.csv"]
-    [first] = [axes for axes in figure.axes if axes.get_title() == "a.csv"]
-    assert [label.get_text() for label in first.get_yticklabels()] == ["x", "y"]
-    [dots] = first.collections
-    assert dots.get_offsets().tolist() == [[0, 0], [5, 0], [10, 1]]  # the column of times, and the class
+    assert dots(figure, "a.csv") == [[[0, 0], [5, 0], [10, 1]], []]  # the column of times, and the class
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_the_truth_adds_a_confusion_matrix_and_marks_what_is_wrong() -> None:
     figure = Handle().plot(truth=["x", "y", "y", None])
     assert titles(figure) == ["throughput", "a.csv", "b.csv", "accuracy 0.667, macro-F1 0.667"]
-    [dots] = next(axes for axes in figure.axes if axes.get_title() == "a.csv").collections
-    colours = dots.get_facecolors().tolist()
-    assert colours[0] == colours[2] != colours[1]
+    assert dots(figure, "a.csv") == [[[0, 0], [10, 1]], [[5, 0]]]
+    assert dots(figure, "b.csv") == [[[0, 1]], []]
+
+
+def test_of_many_files_the_first_are_drawn_and_that_is_said() -> None:
+    frame = pandas.DataFrame({"input_file": [f"{n}.csv" for n in range(9)], "Prediction": ["x", "y", "y"] * 3})
+    figure = Handle(frame).plot("predictions")
+    assert titles(figure) == ["0.csv", "1.csv", "2.csv", "3.csv"]
+    assert figure.axes[-1].get_xlabel() == "window (the first 4 of 9 files)"
 
 
 def test_throughput_is_what_was_done_in_each_bucket() -> None:
