@@ -117,7 +117,7 @@ def test_what_a_job_does_not_have_is_told() -> None:
         Handle().plot("confusion")
     with pytest.raises(BadRequest, match="Only a training learns"):
         Handle().plot("learning")
-    with pytest.raises(BadRequest, match="no plot 'pie'.* throughput, predictions"):
+    with pytest.raises(BadRequest, match=r"no plot 'pie'.* throughput, predictions"):
         Handle().plot("pie")
 
 
