@@ -26,7 +26,7 @@ from jos.settings import Settings
 from jos.shown import plots
 from jos.shown.frames import frame_of
 from jos.shown.handle import Shown
-from jos.shown.look import READ, TAIL, InputLine, Look, brief, tasks
+from jos.shown.look import TAIL, InputLine, Look, brief, tasks
 from jos.shown.pipeline import Pipeline, chosen, together
 from jos.shown.watching import bar, detachable, in_kernel
 from jos.wiring import open_registry
@@ -183,7 +183,7 @@ class Job(Shown):
             job=record,
             comeback=self._comeback,
             counts=counts,
-            inputs=lines[:READ],
+            inputs=lines,
             events=self._engine.events(self.id, limit=TAIL, order="desc")[1][::-1],
             done=done,
             total=total,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from jos import wire
 from jos.client.bars import Meter, metered, plain_name
-from jos.client.errors import JobFailed
+from jos.client.errors import JobFailed, ServerFault, ServerUnreachable
 from jos.client.http import Http, ambiguous
 from jos.client.stream import PAGE, Following, events
 from jos.client.transfer import fetch
-from jos.core.errors import Conflict, NotFound
+from jos.core.errors import Conflict, NotFound, TooManyRequests
 from jos.core.model import Status
 from jos.shown import plots
 from jos.shown.frames import frame_of
 from jos.shown.handle import Shown
-from jos.shown.look import READ, TAIL, InputLine, Look, Rate, brief, tasks
+from jos.shown.look import LINES, READ, TAIL, InputLine, Look, Rate, brief, tasks
 from jos.shown.watching import Cell, bar, detachable, in_kernel
 
 if TYPE_CHECKING:
@@ -143,10 +144,11 @@ class Job(Shown):
 
     def look(self) -> Look:
         self.refresh()
-        found = self._http.get(f"{self._path}/inputs/progress", wire.InputProgressList, limit=READ)
+        lines, whole = self._lines()
         events = self._http.get(f"{self._path}/events", wire.EventList, limit=TAIL).events
-        lines = [_line(one) for one in found.items]
-        done, total = tasks(lines, found.total == len(lines))
+        done, total = tasks(lines, whole)
+        if not whole:
+            done = self._curve().done[-1]
         latest: dict[str, Any] = {}
         if self.record.pipeline_type == "training":
             steps = self.entries(kind="training", order="desc", limit=1)
@@ -164,6 +166,18 @@ class Job(Shown):
             latest=latest,
             at=datetime.now(UTC),
         )
+
+    def _lines(self) -> tuple[list[InputLine], bool]:
+        """(tracked inputs, whether these are all); of very many, those that failed or are at work, and a few others."""
+        path = f"{self._path}/inputs/progress"
+        found = self._http.get(path, wire.InputProgressList, limit=READ)
+        whole = found.total == len(found.items)
+        if whole:
+            return [_line(one) for one in found.items], True
+        few = list(found.items[:LINES])
+        for status in _TELLING:
+            few += self._http.get(path, wire.InputProgressList, limit=LINES, status=status).items
+        return [_line(one) for one in {one.input.id: one for one in few}.values()], False
 
     def entries(self, *, kind: str | None = None, order: str = "asc", limit: int | None = None) -> list[wire.Progress]:
         """Progress entries, oldest first unless `order` is `desc`; all of them, or `limit`."""
@@ -320,6 +334,9 @@ class Job(Shown):
             )
 
 
+_TELLING = ("failed", "processing")  # statuses of inputs that are worth a line
+
+
 def _line(one: wire.InputProgress) -> InputLine:
     """Of a finished input what was done is all that there was."""
     metrics = one.latest_progress.metrics if one.latest_progress else {}
@@ -335,19 +352,24 @@ def _line(one: wire.InputProgress) -> InputLine:
 
 
 class _Page:
-    """What `wait` shows in a notebook: the job's page, looked at anew when something was told."""
+    """What `wait` shows in a notebook: the job's page, looked at anew when something was told. Where the server is away
+    for a while the page stays as it is: how long to be patient is for who follows the stream to say."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
 
     def status(self, _status: Status) -> None:
-        self.cell.show()
+        self._show()
 
     def progress(self, _entry: wire.Progress) -> None:
-        self.cell.show()
+        self._show()
 
     def end(self) -> None:
-        self.cell.show(last=True)
+        self._show(last=True)
+
+    def _show(self, last: bool = False) -> None:
+        with suppress(ServerUnreachable, ServerFault, TooManyRequests):
+            self.cell.show(last=last)
 
 
 class _Bar:

@@ -89,7 +89,7 @@ def ended_at(job: Job | wire.Job) -> datetime | None:
 
 
 def amount(look: Look) -> str:
-    """`1,200 of 7,000 tasks · 300 tasks/s · ETA 0:19 · took 0:04`: what is known of it."""
+    """`1,200 of 7,000 tasks · 300 tasks/s · ETA 0:19 · for 4.1 s`: what is known of it."""
     known = []
     unit = "steps" if look.job.pipeline_type == "training" else "tasks"
     if look.total is not None:
@@ -103,7 +103,8 @@ def amount(look: Look) -> str:
     if look.seconds_left is not None:
         known.append(f"ETA {duration(look.seconds_left)}")
     if look.elapsed is not None:
-        known.append(f"{'took' if look.job.status.terminal else 'for'} {duration(look.elapsed)}")
+        span = f"{look.elapsed:.1f} s" if look.elapsed < 10 else duration(look.elapsed)
+        known.append(f"{'took' if look.job.status.terminal else 'for'} {span}")
     return " · ".join(known)
 
 

@@ -86,7 +86,7 @@ def _dot(status: Status) -> str:
 def _bar(share: float | None, label: str) -> str:
     if share is None:
         return ""
-    percent = round(100 * share)
+    percent = int(100 * share)  # never 100 before the end
     around = "height:.6em;margin:.4em 0;border-radius:.3em;background:rgba(128,128,128,.25);overflow:hidden"
     return (
         f'<div role="progressbar" aria-label="{said(label)}" aria-valuemin="0" aria-valuemax="100" '
@@ -108,8 +108,7 @@ def _inputs(look: Look) -> str:
     lines = worth_a_line(look.inputs)
     if not lines:
         return ""
-    whole = sum(look.counts.values())
-    rest = whole - len(lines)
+    rest = sum(look.counts.values()) - len(lines)
     more = _line(f"and {rest:,} more") if rest > 0 else ""
     return table(("input", "status", "tasks", "notes"), map(_input, lines)) + more
 

@@ -22,8 +22,8 @@ def plain(value: object) -> str:
 
 
 def bar(share: float) -> str:
-    full = round(share * WIDTH)
-    return f"[{'#' * full}{'-' * (WIDTH - full)}] {share:4.0%}"
+    full = int(share * WIDTH)
+    return f"[{'#' * full}{'-' * (WIDTH - full)}] {int(100 * share):3}%"
 
 
 def _lines(look: Look) -> Iterator[str]:

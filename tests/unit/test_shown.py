@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
+import httpx2
 import pytest
 
 import jos
-from jos.core.model import Event, InputStatus, Job, JobFailure, Level, Status
+from jos.client import ServerUnreachable, handles
+from jos.core.model import Event, InputStatus, Job, JobFailure, Level, Status, utc
 from jos.settings import Settings
 from jos.shown import page, text
 from jos.shown.look import InputLine, Look, Rate, brief, tasks
@@ -171,6 +173,43 @@ def test_a_handle_in_a_plain_terminal_is_one_line() -> None:
     assert line == "<Job job_x RUNNING 'pump 7' states 1.0.0, 3 completed, 1 failed of 4 inputs>"
 
 
+def test_of_very_many_inputs_a_client_asks_for_those_that_tell_something_and_for_the_sum() -> None:
+    asked: list[str] = []
+
+    def an_input(number: int, status: str) -> dict[str, Any]:
+        return {"input": {"id": f"inp_{number}", "job_id": "job_x", "port_name": "p", "file_id": f"{number}.csv"}
+                | {"status": status, "created_at": utc(NOW)}}  # fmt: skip
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.path.rpartition("job_x")[2])
+        status = request.url.params.get("status")
+        page: dict[str, Any] = {"job_id": "job_x", "total": 3000, "offset": 0, "limit": 200, "events": []}
+        if asked[-1].endswith("traces"):
+            point = {"t": utc(NOW), "step": 0, "files": {}, "items": {"inference": {"success": 70_000, "failed": 1}}}
+            page |= {"bucket_seconds": 1.0, "points": [point]}
+        elif asked[-1].endswith("inputs/progress"):
+            first = {"failed": [an_input(2900, "failed")], "processing": [an_input(5, "processing")]}
+            page["items"] = first.get(
+                status or "", [an_input(n, "processing" if n == 5 else "completed") for n in range(200)]
+            )
+        elif asked[-1] == "":
+            record = job(status="RUNNING", started_at=NOW).model_dump(mode="json")
+            names = ("queue", "priority", "retry_count", "preemption_count")
+            page = {**record, **{n: record.get(n) or 0 for n in names}, "queue": "default", "error": None}
+            page["input_progress"] = {"completed": 2998, "failed": 1, "processing": 1}
+        return httpx2.Response(200, json=page)
+
+    client = jos.Client("http://x", "sk_x", transport=httpx2.MockTransport(answer))
+    found = client.job("job_x").look()
+    assert (found.done, found.total) == (70_001, None)
+    shown = text.text(found)
+    assert shown.index(" 2900.csv") < shown.index(" 5.csv") < shown.index(" 0.csv")
+    assert "] 99%" in shown.replace("  ", " ")  # not 100 % before it is over
+    assert "2,998 completed, 1 processing, 1 failed of 3,000 inputs" in shown
+    assert shown.count(" 5.csv") == 1
+    assert len(asked) < 10
+
+
 # --- watching -----------------------------------------------------------------------------------------
 
 
@@ -194,6 +233,15 @@ def test_a_cell_is_replaced_and_a_job_not_asked_more_often_than_it_can_bear(monk
     cell.show(last=True)
     assert [(one["text/plain"], one["update"]) for one in told] == [("0", False), ("1", True)]
     assert len({one["display_id"] for one in told}) == 1
+
+
+def test_a_server_that_is_away_for_a_moment_leaves_the_page_as_it_is_and_the_waiting_goes_on() -> None:
+    def away() -> dict[str, str]:
+        raise ServerUnreachable("nobody there")
+
+    page_of = handles._Page(Cell(away))
+    page_of.status(Status.RUNNING)
+    page_of.end()
 
 
 # --- a pipeline ---------------------------------------------------------------------------------------
