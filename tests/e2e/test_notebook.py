@@ -143,6 +143,8 @@ def stopped_and_taken_up(kernel: Kernel, code: str) -> None:
     assert "COMPLETED" in shown[-1]["data"]["text/plain"]
     [frame] = kernel.run("len(job.to_pandas())")
     assert frame["data"]["text/plain"] == "40"
+    [picture] = kernel.run("job.plot()")
+    assert picture["data"]["image/png"]
 
 
 def slow(folder: Path) -> None:
