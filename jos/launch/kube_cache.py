@@ -50,7 +50,8 @@ class Cache:
         self._pods: dict[str, dict[str, Object]] = {}  # cluster -> name -> pod
         self._workloads: dict[str, Object] = {}  # RayJob -> its Workload
         self._dead_heads: dict[str, Object] = {}  # cluster -> its head that was deleted last
-        self._job_of: dict[str, str] = {}  # cluster -> RayJob
+        self._rayjob_of: dict[str, str] = {}  # cluster -> RayJob
+        self._of_job: dict[str, set[str]] = {}  # JOS's job -> its RayJobs
         self._on_gone = on_gone
 
     def evidence(self, rayjob: str) -> Evidence:
@@ -64,6 +65,10 @@ class Cache:
             dead_head=self._dead_heads.get(cluster),
             workload=self._workloads.get(rayjob),
         )
+
+    def of_job(self, job_id: str) -> list[str]:
+        """The names of a job's RayJobs, one for each of its attempts that is still known."""
+        return sorted(self._of_job.get(job_id, ()))
 
     def size(self) -> dict[str, int]:
         """How many of each are known."""
@@ -118,18 +123,24 @@ class Cache:
         if before is not None and _cluster_of(before) != _cluster_of(rayjob):
             self._forget_cluster(_cluster_of(before))
         self.rayjobs[name(rayjob)] = rayjob
+        self._of_job.setdefault(_job_of(rayjob), set()).add(name(rayjob))
         if cluster := _cluster_of(rayjob):
-            self._job_of[cluster] = name(rayjob)
+            self._rayjob_of[cluster] = name(rayjob)
 
     def _drop_rayjob(self, rayjob: str) -> None:
         if rayjob in self.rayjobs:
             evidence = self.evidence(rayjob)
-            self._forget_cluster(_cluster_of(self.rayjobs.pop(rayjob)))
+            found = self.rayjobs.pop(rayjob)
+            self._forget_cluster(_cluster_of(found))
+            known = self._of_job[_job_of(found)]
+            known.discard(rayjob)
+            if not known:
+                del self._of_job[_job_of(found)]
             self._on_gone(evidence)
 
     def _forget_cluster(self, cluster: str) -> None:
         self._dead_heads.pop(cluster, None)
-        self._job_of.pop(cluster, None)
+        self._rayjob_of.pop(cluster, None)
 
     def _drop_pod(self, pod: Object) -> None:
         cluster = labels(pod).get("ray.io/cluster", "")
@@ -137,12 +148,16 @@ class Cache:
         known.pop(name(pod), None)
         if not known:
             self._pods.pop(cluster, None)
-        if is_head(pod) and cluster in self._job_of:  # heads of clusters that are over by plan interest nobody
+        if is_head(pod) and cluster in self._rayjob_of:  # heads of clusters that are over by plan interest nobody
             self._dead_heads[cluster] = pod
 
 
 def _cluster_of(rayjob: Object) -> str:
     return str((rayjob.get("status") or {}).get("rayClusterName") or "")
+
+
+def _job_of(rayjob: Object) -> str:
+    return labels(rayjob).get("jos.dev/job", "")
 
 
 def _owner(workload: Object) -> str:

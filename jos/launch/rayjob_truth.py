@@ -78,9 +78,19 @@ def headless(evidence: Evidence) -> bool:
     return runs(evidence.rayjob) and not suspended(evidence.rayjob) and _head(evidence) is None
 
 
+def is_over(rayjob: Object) -> bool:
+    """As KubeRay sees it, which then has ended its cluster, too."""
+    return _deployment(rayjob) in ("Complete", "Failed", "ValidationFailed")
+
+
+def ended_at(rayjob: Object) -> datetime | None:
+    return pods.time(_status(rayjob).get("endTime"))
+
+
 def admitted(evidence: Evidence) -> bool:
     """Kueue holds capacity for it."""
-    return evidence.workload is not None and pods.holds(evidence.workload, "Admitted")
+    workload = evidence.workload
+    return workload is not None and pods.holds(workload, "Admitted") and not pods.holds(workload, "Evicted")
 
 
 def _status(rayjob: Object) -> Object:
