@@ -167,7 +167,7 @@ class Offerer:
         self._told = {name: priority for name, priority in self._told.items() if name in offered}
         self._refused = {name: words for name, words in self._refused.items() if name in offered}
         self._known = (self._known | offered) & self._lookout.offers.keys()
-        self._scribe.to_say([*what.holds, *(self._waits(job, offer) for job, offer in what.offers)])
+        self._scribe.to_say([*what.holds, *(hold for entry in what.offers for hold in self._waits(*entry))])
 
     async def _admit(self, what: tuple[Job, Offer]) -> None:
         job, offer = what
@@ -205,6 +205,9 @@ class Offerer:
 
         self._crew.offer(job.id, put, MOST_OFFERING)
 
-    def _waits(self, job: Job, offer: Offer | None) -> Hold:
-        words = offer.message if offer is not None else self._refused.get(job.id, "It is put into the cluster's queue.")
-        return Hold(job.id, Reason.WAITING_IN_KUEUE, words or "It stands in the cluster's queue.")
+    def _waits(self, job: Job, offer: Offer | None) -> list[Hold]:
+        """None for one that is just being put there: its next words would have to wait for a minute."""
+        if offer is None and job.id not in self._refused:
+            return []
+        words = self._refused[job.id] if offer is None else offer.message or "It stands in the cluster's queue."
+        return [Hold(job.id, Reason.WAITING_IN_KUEUE, words)]
