@@ -319,13 +319,11 @@ class KubeRay:
             self._tidying = asyncio.create_task(self._delete(old))
 
     def _is_over(self, name: str, now: datetime) -> bool:
-        evidence = self.cache.evidence(name)
-        memory = self._memory(truth.driver_name(evidence.rayjob))
-        if memory.ended is None or memory.ended_at is None or "deletionTimestamp" in evidence.rayjob["metadata"]:
+        found = self.cache.rayjobs[name]
+        memory = self._memory(truth.driver_name(found))
+        if memory.ended is None or memory.ended_at is None or "deletionTimestamp" in found["metadata"]:
             return False
-        if not truth.is_over(evidence.rayjob):
-            return True
-        return now - (truth.ended_at(evidence.rayjob) or memory.ended_at) > KEPT
+        return not truth.is_over(found) or now - (truth.ended_at(found) or memory.ended_at) > KEPT
 
     async def _delete(self, names: list[str]) -> None:
         for name in names:
