@@ -2,7 +2,7 @@
 
 A write answers with the object as it then stands, or raises `ApiError` with Kubernetes' reason. What a caller gets is
 its own copy. Field managers are kept beside the objects (`kube.managers`): the HTTP server shows them, callers in
-process do not see them. Who subscribes sees every change once, in order, outside the store's lock, and may write in turn.
+process do not see them. Who subscribes sees every change once, in order, outside the store's lock, and may write then.
 Names of resources are plurals: "rayjobs", "pods".
 """
 
@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from kube import patches
 from kube.birth import born
@@ -23,6 +23,7 @@ from kube.fields import Shape
 from kube.kinds import KINDS, Kind
 from kube.managers import Manager, applied, parsed, updated
 from kube.shelf import Kept, Obj, copied, kind_of, space_of
+from kube.validation import Schemas
 
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # of generated names: no vowels, nothing that looks like another
 
@@ -38,38 +39,18 @@ class Review:
     subresource: str | None = None
 
 
-class Rules(Protocol):
-    """Schemas of the kinds that have one: see `kube.validation`."""
-
-    def prepared(self, kind: Kind, obj: Obj) -> Obj: ...
-    def problems(self, kind: Kind, obj: Obj, old: Obj | None) -> list[str]: ...
-    def shape(self, kind: Kind) -> Shape: ...
-
-
-class NoRules:
-    def prepared(self, kind: Kind, obj: Obj) -> Obj:
-        return obj
-
-    def problems(self, kind: Kind, obj: Obj, old: Obj | None) -> list[str]:
-        return []
-
-    def shape(self, kind: Kind) -> Shape:
-        return Shape(root=True)
-
-
 class Objects(Endings):
-    """`rules` are the kinds' schemas (none: anything goes); `history` is how many changes watches can look back."""
+    """`namespaces` are there from the start; `history` is how many changes watches can look back."""
 
     def __init__(
         self,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
-        rules: Rules | None = None,
         namespaces: tuple[str, ...] = ("default", "kube-system"),
         history: int = 50_000,
     ) -> None:
         super().__init__(clock, history)
-        self.rules = rules or NoRules()
+        self.rules = Schemas()
         self.mutators: list[Callable[[Review], None]] = []
         self.validators: list[Callable[[Review], None]] = []
         for name in namespaces:
