@@ -16,7 +16,7 @@ from kube.loop import Operator
 from kube.objects import Objects
 from kube.parts import Made
 from kube.rayclusters import RayClusters
-from kube.standins import RayClusterStandIn, Scripted
+from kube.standins import LocalRay, RayClusterStandIn, Scripted
 
 
 class Clock:
@@ -48,6 +48,23 @@ class World:
         if isinstance(standin, Scripted):
             standin.changed = self._look_at_jobs
 
+    @classmethod
+    def on_ray(cls, objects: Objects, dashboard: str) -> World:
+        """In real time, with nothing to wait for that can be done at once, and jobs that really run on this Ray head
+        (the URL of its dashboard). To be closed."""
+        standin = LocalRay(dashboard)
+        world = cls(objects, standin, Waits(poll=0.2), start_seconds=lambda pod: 0.0, stop_seconds=0.0)
+        world.kubelet.add_node(
+            "node-1", {"cpu": 64, "memory": "256Gi", "ephemeral-storage": "1Ti", "nvidia.com/gpu": 8}
+        )
+        return world.start()
+
+    def close(self) -> None:
+        """The operators stop, and nothing that they started runs on."""
+        self.operator.stop()
+        if isinstance(self.standin, LocalRay):
+            self.standin.close()
+
     def _look_at_jobs(self) -> None:
         for kept in self.objects.listing("rayjobs")[0]:
             self.operator.look(("rayjobs", kept.obj["metadata"]["namespace"], kept.obj["metadata"]["name"]))
@@ -68,6 +85,3 @@ class World:
     def start(self) -> World:
         self.operator.start()
         return self
-
-    def stop(self) -> None:
-        self.operator.stop()
