@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from kube.objects import Objects
 from kube.parts import Made
+from kube.samples import queue
 from kube.standins import Scripted
 from kube.world import Clock, World
 
@@ -63,22 +64,17 @@ class Recording:
         return [(row["resource"], row["type"], row["object"]) for row in self.changes]
 
 
-def states(steps: list[tuple[str, str, Made]]) -> dict[tuple[str, str, int, str], list[Any]]:
-    """(resource, name without letters, how manieth of that name, which part) -> its states, each once in a row."""
-    numbers: dict[tuple[str, str], int] = {}
-    names: dict[tuple[str, str], tuple[str, str, int]] = {}
-    found: dict[tuple[str, str, int, str], list[Any]] = {}
+def states(steps: list[tuple[str, str, Made]]) -> dict[tuple[str, str, str], list[Any]]:
+    """(resource, name, which part) -> its states, each once in a row."""
+    found: dict[tuple[str, str, str], list[Any]] = {}
+    plain = Plain()
     for resource, kind, thing in steps:
         if resource not in COMPARED:
             continue
-        own = (resource, thing["metadata"]["name"])
-        if own not in names:
-            shown = (resource, plain(thing["metadata"]["name"]))
-            numbers[shown] = numbers.get(shown, 0) + 1
-            names[own] = (*shown, numbers[shown])
-        state = "DELETED" if kind == "DELETED" else clean(resource, thing)
+        name = plain.text(thing["metadata"]["name"])
+        state = "DELETED" if kind == "DELETED" else plain.object(resource, thing)
         for part, value in _parts(resource, state):
-            mine = found.setdefault((*names[own], part), [])
+            mine = found.setdefault((resource, name, part), [])
             if not mine or mine[-1] != value:
                 mine.append(value)
     return found
@@ -104,39 +100,49 @@ def _parts(resource: str, state: Any) -> list[tuple[str, Any]]:
     return [("", state), *conditions.items()]
 
 
-def plain(text: str) -> str:
-    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID", text)
-    text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", "TIME", text)
-    text = re.sub(r"^(rayjob-.*)-[0-9a-f]{5}$", r"\1-*", text)
-    return re.sub(LETTERS, "-*", text)
+class Plain:
+    """Takes out what differs between any two runs. The letters of a generated name become its number."""
 
+    def __init__(self) -> None:
+        self.numbers: dict[str, dict[str, str]] = {}  # what stands before the letters -> letters -> number
 
-def clean(resource: str, thing: Made) -> Any:
-    thing = json.loads(json.dumps(thing))
-    meta = thing["metadata"]
-    if "deletionTimestamp" in meta:
-        meta["deletionGracePeriodSeconds"] = "leaving"
-    if resource == "pods":
-        thing["spec"] = {k: v for k, v in thing["spec"].items() if k in ("nodeName", "nodeSelector", "restartPolicy")}
-        for condition in thing["status"].get("conditions", []):
-            condition.pop("lastProbeTime", None)
-        if thing["status"]["phase"] == "Succeeded":  # the recorded pod's kubelet was a stand-in that told little
-            thing["status"] = {"phase": "Succeeded"}
-    if resource == "services":
-        thing["spec"] = {k: v for k, v in thing["spec"].items() if k in ("ports", "selector", "clusterIP", "type")}
-    if resource == "jobs":
-        thing = {"metadata": meta, "owner": meta["ownerReferences"]}
-    return _clean(thing)
+    def text(self, text: str) -> str:
+        text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID", text)
+        text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", "TIME", text)
+        text = re.sub(r"^(rayjob-.*)-[0-9a-f]{5}$", r"\1-HASH", text)
+        while match := re.search(LETTERS, text):
+            known = self.numbers.setdefault(text[: match.start()], {})
+            number = known.setdefault(match[0], f"-<{len(known) + 1}>")
+            text = text[: match.start()] + number + text[match.end() :]
+        return text
 
+    def object(self, resource: str, thing: Made) -> Any:
+        thing = json.loads(json.dumps(thing))
+        meta = thing["metadata"]
+        if "deletionTimestamp" in meta:
+            meta["deletionGracePeriodSeconds"] = "leaving"
+        if resource == "pods":
+            thing["spec"] = {
+                k: v for k, v in thing["spec"].items() if k in ("nodeName", "nodeSelector", "restartPolicy")
+            }
+            for condition in thing["status"].get("conditions", []):
+                condition.pop("lastProbeTime", None)
+            if thing["status"]["phase"] == "Succeeded":  # the recorded pod's kubelet was a stand-in that told little
+                thing["status"] = {"phase": "Succeeded"}
+        if resource == "services":
+            thing["spec"] = {k: v for k, v in thing["spec"].items() if k in ("ports", "selector", "clusterIP", "type")}
+        if resource == "jobs":
+            thing = {"metadata": meta, "owner": meta["ownerReferences"]}
+        return self.value(thing)
 
-def _clean(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {plain(k): _clean(v) if k not in NOISE else "…" for k, v in value.items()}
-    if isinstance(value, list):
-        if value and isinstance(value[0], dict) and {"type", "status"} <= value[0].keys():
-            return {one["type"]: _clean(one) for one in value}
-        return [_clean(one) for one in value]
-    return plain(value) if isinstance(value, str) else value
+    def value(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self.value(value[key]) if key not in NOISE else "…" for key in sorted(value)}
+        if isinstance(value, list):
+            if value and isinstance(value[0], dict) and {"type", "status"} <= value[0].keys():
+                return {one["type"]: self.value(one) for one in value}
+            return [self.value(one) for one in value]
+        return self.text(value) if isinstance(value, str) else value
 
 
 @dataclass
@@ -230,12 +236,12 @@ def test_a_job_over_http_starts_runs_and_completes(replay: ReplayOf) -> None:
 def test_a_suspended_job_loses_its_cluster_and_its_history_and_starts_anew(replay: ReplayOf) -> None:
     run = replay("s2")
     run.submit("s2")
-    run.until("s2", jobStatus="RUNNING")
+    began = run.until("s2", jobStatus="RUNNING")["status"]["startTime"]
     run.objects.patch("rayjobs", "jos", "s2", {"spec": {"suspend": True}})
     run.until("s2", jobDeploymentStatus="Suspended")
     run.world.advance(5)
     run.objects.patch("rayjobs", "jos", "s2", {"spec": {"suspend": False}})
-    run.until("s2", jobStatus="RUNNING")
+    assert run.until("s2", jobStatus="RUNNING")["status"]["startTime"] > began
     run.say("s2", "SUCCEEDED")
     run.until("s2", jobDeploymentStatus="Complete")
     run.delete("s2")
@@ -245,7 +251,7 @@ def test_a_suspended_job_loses_its_cluster_and_its_history_and_starts_anew(repla
 
 def test_under_kueue_a_higher_priority_takes_the_place_of_a_lower_one_which_returns(replay: ReplayOf) -> None:
     run = replay("s3")
-    quotas(run.objects, cpu=3, memory="3Gi")
+    queue(run.objects, {"kubernetes.io/hostname": "fake-0"}, cpu=3, memory="3Gi")
     run.submit("s3-low")
     run.until("s3-low", jobStatus="RUNNING")
     run.world.advance(8)
@@ -261,24 +267,6 @@ def test_under_kueue_a_higher_priority_takes_the_place_of_a_lower_one_which_retu
         run.objects.delete("rayjobs", "jos", name)
     run.world.advance(5)
     same(run)
-
-
-def quotas(objects: Objects, **nominal: object) -> None:
-    """What an operator of a cluster with Kueue makes: one queue, one flavor, two priorities."""
-    objects.create(
-        "resourceflavors",
-        {"metadata": {"name": "default"}, "spec": {"nodeLabels": {"kubernetes.io/hostname": "fake-0"}}},
-    )
-    flavor = {
-        "name": "default",
-        "resources": [{"name": name, "nominalQuota": value} for name, value in nominal.items()],
-    }
-    group = {"coveredResources": list(nominal), "flavors": [flavor]}
-    spec = {"resourceGroups": [group], "preemption": {"withinClusterQueue": "LowerPriority"}}
-    objects.create("clusterqueues", {"metadata": {"name": "cq"}, "spec": spec})
-    objects.create("localqueues", {"metadata": {"name": "lq", "namespace": "jos"}, "spec": {"clusterQueue": "cq"}})
-    for name, value in (("low", 10), ("high", 1000)):
-        objects.create("workloadpriorityclasses", {"metadata": {"name": name}, "value": value})
 
 
 def test_a_job_that_fails_is_retried_as_often_as_its_backoff_limit_says(replay: ReplayOf) -> None:

@@ -276,6 +276,16 @@ def test_a_job_without_quota_waits_suspended_and_starts_when_there_is_some(clust
     assert cluster.state("b") == ("Running", "RUNNING", None)
 
 
+def test_a_queue_that_is_not_there_is_told(cluster: Cluster) -> None:
+    cluster.submit(rayjob("a", queue="lq"))
+    cluster.advance(5)
+    told = condition(cluster.workload("a"), "QuotaReserved") or {}
+    assert (told["reason"], told["message"]) == ("Inadmissible", "LocalQueue lq doesn't exist")
+    queue(cluster.objects, cpu=2, memory="8Gi")
+    cluster.advance(5)
+    assert cluster.state("a") == ("Running", "RUNNING", None)
+
+
 def test_jobs_of_one_priority_do_not_take_each_others_place(cluster: Cluster) -> None:
     queue(cluster.objects, cpu=2, memory="8Gi")
     cluster.running("a", queue="lq/low")

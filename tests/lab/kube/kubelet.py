@@ -2,26 +2,23 @@
 
 Containers run nothing: what a Ray job does is `kube.standins`' affair. Tests reach in with `missing_images`, `kill`,
 `crash`, `finish` and `lose_node`.
-May import: kube.objects, kube.parts. Tests: tests/contract/test_fake_kuberay.py, tests/contract/test_fake_pods.py.
+May import: kube.objects, kube.parts. Tests: tests/contract/test_fake_kuberay.py, …_pains.py.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
+from kube.environment import environment
 from kube.objects import Objects
 from kube.parts import (
     Amounts,
     Made,
     amount,
-    controller_of,
     found,
     leaving,
-    owned,
     plus,
     put_condition,
     requests,
@@ -32,7 +29,6 @@ from kube.shelf import Change, Key, copied
 
 START_SECONDS, STOP_SECONDS, PULL_RETRY_SECONDS = 1.0, 0.5, 5.0
 IP = "10.0.0.2"
-TRACKED = "batch.kubernetes.io/job-tracking"
 
 
 class Kubelet:
@@ -251,7 +247,7 @@ class Kubelet:
         if container["image"] in self.missing_images:
             return "ImagePullBackOff", f'Back-off pulling image "{container["image"]}": ErrImagePull: not found'
         try:
-            self.environment(pod, container)
+            environment(self.objects, pod, container)
         except LookupError as error:
             return "CreateContainerConfigError", str(error.args[0])
         return None
@@ -314,99 +310,6 @@ class Kubelet:
         pods = [kept.obj for kept in self.objects.listing("pods")[0]]
         return [_key(pod) for pod in pods if pod["status"]["phase"] == "Pending" and "nodeName" in pod["spec"]]
 
-    # --- environment ---
-
-    def environment(self, pod: Made, container: Made) -> dict[str, str]:
-        """A container's variables as a kubelet makes them: envFrom, then env. LookupError: what they come from is not
-        there."""
-        namespace, found_env = pod["metadata"]["namespace"], {}
-        for source in container.get("envFrom", []):
-            for resource, field in (("configmaps", "configMapRef"), ("secrets", "secretRef")):
-                if field in source:
-                    data = self._data(resource, namespace, source[field]) or {}
-                    found_env |= {source.get("prefix", "") + name: value for name, value in data.items()}
-        for variable in container.get("env", []):
-            value = self._value(pod, variable)
-            if value is not None:
-                found_env[variable["name"]] = value
-        return found_env
-
-    def _value(self, pod: Made, variable: Made) -> str | None:
-        source = variable.get("valueFrom")
-        if source is None:
-            return str(variable.get("value", ""))
-        if "fieldRef" in source:
-            return _field(pod, source["fieldRef"]["fieldPath"])
-        for resource, name in (("secrets", "secretKeyRef"), ("configmaps", "configMapKeyRef")):
-            if name in source:
-                data = self._data(resource, pod["metadata"]["namespace"], source[name])
-                key = source[name]["key"]
-                if data is not None and key not in data and not source[name].get("optional"):
-                    raise LookupError(f"couldn't find key {key} in {resource[:-1]} {source[name]['name']}")
-                return (data or {}).get(key)
-        raise LookupError(f"the fake kubelet knows no variable from {sorted(source)}")
-
-    def _data(self, resource: str, namespace: str, reference: Made) -> dict[str, str] | None:
-        """None: not there, and it need not be."""
-        one = found(self.objects, resource, namespace, reference["name"])
-        if one is None:
-            if reference.get("optional"):
-                return None
-            raise LookupError(f'{resource[:-1]} "{reference["name"]}" not found')
-        data: dict[str, str] = one.get("data", {})
-        return {k: base64.b64decode(v).decode() for k, v in data.items()} if resource == "secrets" else dict(data)
-
-
-class Jobs:
-    """The Job controller, as far as KubeRay's submitter needs it: one pod, whose end is the Job's."""
-
-    resources = ("jobs",)
-
-    def __init__(self, objects: Objects) -> None:
-        self.objects = objects
-
-    def concerned(self, change: Change) -> Iterable[Key]:
-        if change.resource == "jobs":
-            return [("jobs", change.obj["metadata"]["namespace"], change.obj["metadata"]["name"])]
-        owner = controller_of(change.obj, "Job") if change.resource == "pods" else None
-        return [("jobs", change.obj["metadata"]["namespace"], owner)] if owner else ()
-
-    def reconcile(self, key: Key, now: datetime) -> None:
-        job = found(self.objects, *key)
-        pods = self.objects.list("pods", key[1], {"batch.kubernetes.io/job-name": key[2]})
-        alive = job is not None and not leaving(job)
-        if job is not None and alive and not pods:
-            self._make(job)
-        elif job is not None and alive:
-            self._count(job, pods[0], now)
-        for pod in pods:
-            if (not alive or _over(pod)) and TRACKED in pod["metadata"].get("finalizers", []):
-                pod["metadata"]["finalizers"].remove(TRACKED)
-                self.objects.replace("pods", pod)
-
-    def _make(self, job: Made) -> None:
-        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-        template = copied(job["spec"]["template"])
-        labels = {"batch.kubernetes.io/job-name": name, "job-name": name}
-        labels |= {"batch.kubernetes.io/controller-uid": uid, "controller-uid": uid}
-        meta = {"generateName": f"{name}-", "namespace": job["metadata"]["namespace"], "finalizers": [TRACKED]}
-        meta |= {"labels": {**template.get("metadata", {}).get("labels", {}), **labels}, "ownerReferences": owned(job)}
-        self.objects.create("pods", {"metadata": meta, "spec": template["spec"]})
-
-    def _count(self, job: Made, pod: Made, now: datetime) -> None:
-        status: dict[str, Any] = {"startTime": job.get("status", {}).get("startTime", stamp(now))}
-        phase = pod["status"]["phase"]
-        if phase in ("Pending", "Running"):
-            status |= {"active": 1, "ready": int(phase == "Running")}
-        else:
-            good = phase == "Succeeded"
-            status |= {"succeeded": 1, "completionTime": stamp(now)} if good else {"failed": 1}
-            reason = "CompletionsReached" if good else "BackoffLimitExceeded"
-            put_condition(status, now, "Complete" if good else "Failed", True, reason, "")
-        old = {name: value for name, value in job.get("status", {}).items() if name != "completionTime"}
-        if old != {name: value for name, value in status.items() if name != "completionTime"}:
-            self.objects.replace_status("jobs", copied(job) | {"status": status})
-
 
 def _key(pod: Made) -> Key:
     return "pods", pod["metadata"]["namespace"], pod["metadata"]["name"]
@@ -433,13 +336,3 @@ def _tolerates(tolerations: list[Made], taint: Mapping[str, str]) -> bool:
         if one.get("key") == taint["key"] and one.get("value", "") == taint.get("value", ""):
             return True
     return False
-
-
-def _field(pod: Made, path: str) -> str:
-    at: Any = pod | {"status": {"podIP": "10.244.0.2", "hostIP": IP, **pod["status"]}}
-    for part in path.split("["):
-        if part.endswith("]"):
-            return str(at.get(part.strip("']\""), ""))
-        for name in part.split("."):
-            at = at.get(name, {})
-    return str(at or "")

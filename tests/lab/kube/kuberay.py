@@ -15,18 +15,31 @@ from typing import Any, ClassVar
 
 import yaml
 
+from kube.environment import environment
 from kube.kubelet import Kubelet
 from kube.objects import Objects
 from kube.parts import Made, controller_of, found, is_true, leaving, moment, owned, stamp, suffix, tell
 from kube.rayclusters import head_service
+from kube.rayjob_rules import (
+    as_go_writes,
+    blank,
+    counted,
+    deadlines,
+    invalid,
+    overdue,
+    slow_to_run,
+    sooner,
+    submitter_template,
+    suspends,
+    unstamped,
+    until,
+)
 from kube.shelf import Change, Key, copied
 from kube.standins import JobNotFound, RayClusterStandIn, Unreachable
 
 BY = "rayjob-controller"
 FINALIZER = "ray.io/rayjob-finalizer"
-LONGEST_NAME = 47
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-NO_RETRY = ("DeadlineExceeded", "JobStatusCheckTimeoutExceeded")
 MULTIKUEUE = "kueue.x-k8s.io/multikueue"
 ORIGIN = {"ray.io/originated-from-crd": "RayJob"}
 
@@ -46,6 +59,7 @@ class RayJobs:
 
     def __init__(self, objects: Objects, standin: RayClusterStandIn, kubelet: Kubelet, waits: Waits) -> None:
         self.objects, self.standin, self.kubelet, self.waits = objects, standin, kubelet, waits
+        self.of_submission: dict[str, Key] = {}  # submission id -> RayJob
         self._submitted: dict[tuple[str, str], str] = {}  # namespace, cluster -> submission id
         kubelet.gone.append(self._head_gone)
 
@@ -69,13 +83,13 @@ class RayJobs:
             return self._refuse(job, why, now)
         job, new = copied(job), copied(old)
         again = self._states[old.get("jobDeploymentStatus", "")](self, job, new, now)
-        _count(job, new, now)
+        counted(job, new, now)
         self._write(job, old, new)
         return again
 
     def _write(self, job: Made, old: Made, new: Made) -> None:
         told = ("jobStatus", "jobDeploymentStatus", "jobStatusCheckFailureStartTime")
-        clusters = [_unstamped(status.get("rayClusterStatus", {})) for status in (old, new)]
+        clusters = [unstamped(status.get("rayClusterStatus", {})) for status in (old, new)]
         if any(old.get(name) != new.get(name) for name in told) or clusters[0] != clusters[1]:
             self.objects.replace_status("rayjobs", job | {"status": new})
 
@@ -97,7 +111,7 @@ class RayJobs:
             return
         told = f"{job['metadata']['namespace']}/{job['metadata']['name']}: {why}"
         tell(self.objects, job, now, BY, "InvalidRayJobSpec", told, "Warning")
-        status = _blank() | {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": why}
+        status = blank() | {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": why}
         self.objects.replace_status("rayjobs", copied(job) | {"status": status})
 
     # --- its states: each changes `new`, the status to come ---
@@ -106,22 +120,22 @@ class RayJobs:
         meta = job["metadata"]
         if FINALIZER not in meta.get("finalizers", []):
             meta.setdefault("finalizers", []).append(FINALIZER)
-            _as_go_writes(job["spec"])
+            as_go_writes(job["spec"])
             job.update(self.objects.replace("rayjobs", job))
-        for name, value in _blank().items():
+        for name, value in blank().items():
             new.setdefault(name, value)
         new.setdefault("jobId", job["spec"].get("jobId") or f"{meta['name']}-{suffix()}")
         new.setdefault("rayClusterName", f"{meta['name']}-{suffix()}")
         new |= {"jobDeploymentStatus": "Initializing", "startTime": stamp(now)}
 
     def _initialize(self, job: Made, new: Made, now: datetime) -> float | None:
-        if _suspend(job, new) or _overdue(job, new, now) or _slow_to_run(job, new, now):
+        if suspends(job, new) or overdue(job, new, now) or slow_to_run(job, new, now):
             return None
         cluster = self._cluster(job, new["rayClusterName"], now)
         if cluster.get("status", {}).get("state") != "ready":
             if "status" in cluster:
                 new["rayClusterStatus"] = copied(cluster["status"])
-            return _until(_deadlines(job, new), now)
+            return until(deadlines(job, new), now)
         mode = job["spec"].get("submissionMode", "K8sJobMode")
         if mode == "K8sJobMode":
             self._make_submitter(job, now)
@@ -130,9 +144,10 @@ class RayJobs:
         return 0.0
 
     def _run(self, job: Made, new: Made, now: datetime) -> float | None:
-        if _suspend(job, new) or _overdue(job, new, now):
+        if suspends(job, new) or overdue(job, new, now):
             return None
         self._serve(job, new["rayClusterName"], now)
+        self.of_submission[new["jobId"]] = ("rayjobs", job["metadata"]["namespace"], job["metadata"]["name"])
         mode = job["spec"].get("submissionMode", "K8sJobMode")
         ended = mode != "K8sJobMode" or self._submitter_ended(job, new)
         if new["jobDeploymentStatus"] == "Failed":
@@ -160,7 +175,7 @@ class RayJobs:
             new |= {"jobDeploymentStatus": "Failed" if failed else "Complete"} | (
                 {"reason": "AppFailed"} if failed else {}
             )
-        return _sooner(self.waits.poll, _until(_deadlines(job, new), now))
+        return sooner(self.waits.poll, until(deadlines(job, new), now))
 
     def _clear(self, job: Made, new: Made, now: datetime) -> float | None:
         """Suspending and Retrying: the cluster goes, and with it all that is known of this run."""
@@ -177,7 +192,7 @@ class RayJobs:
             "jobDeploymentStatus",
         ):
             new.pop(name, None)
-        new |= {name: value for name, value in _blank().items() if name in ("rayJobInfo", "rayClusterStatus")}
+        new |= {name: value for name, value in blank().items() if name in ("rayJobInfo", "rayClusterStatus")}
         if was == "Suspending":
             new["jobDeploymentStatus"] = "Suspended"
         return None
@@ -198,7 +213,7 @@ class RayJobs:
     def _valid_again(self, job: Made, new: Made, now: datetime) -> None:
         """Its spec was mended."""
         new.clear()
-        new |= _blank()
+        new |= blank()
 
     _states: ClassVar[dict[str, Callable[[RayJobs, Made, Made, datetime], float | None]]] = {
         "": _begin,
@@ -284,7 +299,7 @@ class RayJobs:
 
     def _submit(self, job: Made, submission_id: str, cluster: str) -> None:
         pod = self._head(job)
-        env = self.kubelet.environment(pod, pod["spec"]["containers"][0]) if pod else {}
+        env = environment(self.objects, pod, pod["spec"]["containers"][0]) if pod else {}
         runtime_env: dict[str, Any] = yaml.safe_load(job["spec"].get("runtimeEnvYAML") or "{}")
         self._submitted[job["metadata"]["namespace"], cluster] = submission_id
         self.standin.submit(submission_id, job["spec"]["entrypoint"], env, runtime_env, job["spec"].get("metadata", {}))
@@ -310,7 +325,7 @@ class RayJobs:
             return
         labels = {**ORIGIN, "ray.io/originated-from-cr-name": meta["name"]}
         labels["app.kubernetes.io/created-by"] = "kuberay-operator"
-        template = copied(job["spec"].get("submitterPodTemplate")) or _submitter_template(job)
+        template = copied(job["spec"].get("submitterPodTemplate")) or submitter_template(job)
         template.setdefault("metadata", {})["labels"] = {**template.get("metadata", {}).get("labels", {}), **labels}
         spec = {"backoffLimit": job["spec"].get("submitterConfig", {}).get("backoffLimit", 2), "template": template}
         made: Made = {"name": meta["name"], "namespace": meta["namespace"], "labels": labels}
@@ -324,110 +339,3 @@ class RayJobs:
             message = "Job submission has failed: the submitter Kubernetes Job reached its backoff limit"
             new |= {"jobDeploymentStatus": "Failed", "reason": "SubmissionFailed", "message": message}
         return is_true(submitter, "Complete")
-
-
-# --- rules over plain data ----------------------------------------------------------------------------
-
-
-def invalid(job: Made) -> str | None:
-    """Why the operator refuses the spec, in its words."""
-    spec, name = job["spec"], job["metadata"]["name"]
-    start = "The RayJob spec is invalid: "
-    if len(name) > LONGEST_NAME:
-        return f"The RayJob metadata is invalid: RayJob name should be no more than {LONGEST_NAME} characters"
-    if spec.get("suspend") and not spec.get("shutdownAfterJobFinishes"):
-        return f"{start}a RayJob with shutdownAfterJobFinishes set to false is not allowed to be suspended"
-    if spec.get("ttlSecondsAfterFinished", 0) < 0:
-        return f"{start}TTLSecondsAfterFinished must be a non-negative integer"
-    if not spec.get("rayClusterSpec"):
-        return f"{start}one of RayClusterSpec or ClusterSelector must be set"
-    for field in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
-        if spec.get(field, 1) <= 0:
-            return f"{start}{field} must be a positive integer"
-    if spec.get("backoffLimit", 0) < 0:
-        return f"{start}backoffLimit must be a positive integer"
-    try:
-        yaml.safe_load(spec.get("runtimeEnvYAML") or "")
-    except yaml.YAMLError as error:
-        return f"error unmarshaling RuntimeEnvYAML: {error}"
-    return None
-
-
-def _blank() -> Made:
-    """The status of a job of which nothing is known."""
-    zeroes = dict.fromkeys(("desiredCPU", "desiredGPU", "desiredMemory", "desiredTPU"), "0")
-    return {"failed": 0, "succeeded": 0, "rayJobInfo": {}, "rayClusterStatus": {**zeroes, "head": {}}}
-
-
-def _suspend(job: Made, new: Made) -> bool:
-    if job["spec"].get("suspend"):
-        new["jobDeploymentStatus"] = "Suspending"
-    return bool(job["spec"].get("suspend"))
-
-
-def _overdue(job: Made, new: Made, now: datetime) -> bool:
-    return _passed("activeDeadlineSeconds", "DeadlineExceeded", job, new, now)
-
-
-def _slow_to_run(job: Made, new: Made, now: datetime) -> bool:
-    return _passed("preRunningDeadlineSeconds", "PreRunningDeadlineExceeded", job, new, now)
-
-
-def _passed(field: str, reason: str, job: Made, new: Made, now: datetime) -> bool:
-    seconds = job["spec"].get(field)
-    if seconds is None or now < moment(new["startTime"]) + timedelta(seconds=seconds):
-        return False
-    started = moment(new["startTime"]).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
-    message = f"The RayJob has passed the {field}. StartTime: {started}. {field[0].upper()}{field[1:]}: {seconds}"
-    new |= {"jobDeploymentStatus": "Failed", "reason": reason, "message": message}
-    return True
-
-
-def _deadlines(job: Made, new: Made) -> list[datetime]:
-    fields = ["activeDeadlineSeconds"]
-    fields += ["preRunningDeadlineSeconds"] if new["jobDeploymentStatus"] == "Initializing" else []
-    start = moment(new["startTime"])
-    return [start + timedelta(seconds=job["spec"][field]) for field in fields if field in job["spec"]]
-
-
-def _until(times: list[datetime], now: datetime) -> float | None:
-    return min((max((at - now).total_seconds(), 0.0) for at in times), default=None)
-
-
-def _sooner(one: float, other: float | None) -> float:
-    return one if other is None else min(one, other)
-
-
-def _count(job: Made, new: Made, now: datetime) -> None:
-    """Counts an end; a failure that may be retried becomes Retrying."""
-    status = new.get("jobDeploymentStatus")
-    if "endTime" in new or status not in ("Complete", "Failed"):
-        return
-    if status == "Complete":
-        new["succeeded"] += new.get("jobStatus") == "SUCCEEDED"
-    else:
-        new["failed"] += 1
-        if new["reason"] not in NO_RETRY and new["failed"] <= job["spec"].get("backoffLimit", 0):
-            new["jobDeploymentStatus"] = "Retrying"
-            return
-    new["endTime"] = stamp(now)
-
-
-def _unstamped(status: Made) -> Made:
-    return {name: value for name, value in status.items() if name not in ("lastUpdateTime", "observedGeneration")}
-
-
-def _as_go_writes(spec: Made) -> None:
-    """The empty objects that the operator's own types add whenever it writes a whole RayJob."""
-    cluster = spec.get("rayClusterSpec", {})
-    cluster["headGroupSpec"]["template"].setdefault("metadata", {})
-    for group in cluster.get("workerGroupSpecs", []):
-        group.setdefault("scaleStrategy", {})
-        group["template"].setdefault("metadata", {})
-
-
-def _submitter_template(job: Made) -> Made:
-    image = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
-    resources = {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "200Mi"}}
-    container = {"name": "ray-job-submitter", "image": image, "resources": resources}
-    return {"spec": {"restartPolicy": "Never", "containers": [container]}}

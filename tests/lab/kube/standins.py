@@ -82,7 +82,7 @@ class Scripted:
 
     def __init__(self, clock: Callable[[], datetime], remembers: bool = False) -> None:
         self.clock, self.remembers, self.follows_pods = clock, remembers, not remembers
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[str], None] = lambda submission_id: None  # who is told that a job's state changed
         self.jobs: dict[str, RayInfo] = {}
         self.submitted: list[str] = []  # ids, in the order in which they came: an id twice was submitted twice
         self.stopped: list[str] = []
@@ -104,7 +104,7 @@ class Scripted:
         """The job is in this state from now on."""
         ended = self.clock() if status in ENDED else None
         self.jobs[submission_id] = replace(self.jobs[submission_id], status=status, message=message, ended=ended)
-        self.changed()
+        self.changed(submission_id)
 
     def status(self, submission_id: str) -> RayInfo:
         if submission_id not in self.jobs:
@@ -121,8 +121,10 @@ class Scripted:
             self.jobs.pop(submission_id, None)
 
     def lose_table(self) -> None:
+        lost = list(self.jobs)
         self.jobs.clear()
-        self.changed()
+        for submission_id in lost:
+            self.changed(submission_id)
 
 
 class LocalRay:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from kube.kubelet import START_SECONDS, STOP_SECONDS, Jobs, Kubelet
+from kube.jobs import Jobs
+from kube.kubelet import START_SECONDS, STOP_SECONDS, Kubelet
 from kube.kuberay import RayJobs, Waits
 from kube.kueue import Kueue
+from kube.kueue_queues import Queues
 from kube.loop import Operator
 from kube.objects import Objects
 from kube.parts import Made
@@ -43,10 +45,10 @@ class World:
         self.objects, self.standin = objects, standin
         self.kubelet = Kubelet(objects, start_seconds, stop_seconds)
         self.rayjobs = RayJobs(objects, standin, self.kubelet, waits or Waits())
-        controllers = [self.rayjobs, RayClusters(objects), self.kubelet, Jobs(objects), Kueue(objects)]
+        controllers = [self.rayjobs, RayClusters(objects), self.kubelet, Jobs(objects), Kueue(objects), Queues(objects)]
         self.operator = Operator(objects, controllers, objects.clock)
         if isinstance(standin, Scripted):
-            standin.changed = self._look_at_jobs
+            standin.changed = self._look_at
 
     @classmethod
     def on_ray(cls, objects: Objects, dashboard: str) -> World:
@@ -65,9 +67,9 @@ class World:
         if isinstance(self.standin, LocalRay):
             self.standin.close()
 
-    def _look_at_jobs(self) -> None:
-        for kept in self.objects.listing("rayjobs")[0]:
-            self.operator.look(("rayjobs", kept.obj["metadata"]["namespace"], kept.obj["metadata"]["name"]))
+    def _look_at(self, submission_id: str) -> None:
+        if job := self.rayjobs.of_submission.get(submission_id):
+            self.operator.look(job)
 
     def advance(self, seconds: float = 0.0, every_step: Callable[[], bool] = lambda: False) -> None:
         """Lets so much of the test's time pass, and all happen that is due in it; stops early where `every_step` says
