@@ -183,6 +183,87 @@ def test_admission_changes_and_refuses(objects: Objects) -> None:
         objects.delete("configmaps", "jos", "c")
 
 
+POLICY = {
+    "metadata": {"name": "small"},
+    "spec": {
+        "matchConstraints": {
+            "resourceRules": [
+                {
+                    "apiGroups": [""],
+                    "apiVersions": ["v1"],
+                    "operations": ["CREATE", "UPDATE"],
+                    "resources": ["configmaps"],
+                }
+            ]
+        },
+        "matchConditions": [{"name": "not-mine", "expression": "object.metadata.name != 'mine'"}],
+        "variables": [
+            {"name": "data", "expression": "has(object.data) ? object.data : {}"},
+            {"name": "broken", "expression": "object.spec.nothing"},
+        ],
+        "validations": [
+            {
+                "expression": "size(variables.data) < 2",
+                "messageExpression": "'no more than one in ' + object.metadata.name",
+            },
+            {
+                "expression": "oldObject == null || oldObject.data.a == variables.data.a",
+                "message": "a stays",
+                "reason": "Forbidden",
+            },
+        ],
+    },
+}
+BINDING = {
+    "metadata": {"name": "small"},
+    "spec": {
+        "policyName": "small",
+        "validationActions": ["Deny"],
+        "matchResources": {"namespaceSelector": {"matchLabels": {"checked": "yes"}}},
+    },
+}
+
+
+def test_admission_policies_are_enforced_where_they_are_bound(objects: Objects) -> None:
+    objects.create("validatingadmissionpolicies", POLICY)
+    objects.create("validatingadmissionpolicybindings", BINDING)
+    big = {"data": {"a": "1", "b": "2"}}
+    objects.create("configmaps", config("before") | big)  # the namespace is not selected yet
+    objects.patch("namespaces", None, "jos", {"metadata": {"labels": {"checked": "yes"}}})
+    with pytest.raises(ApiError) as error:
+        objects.create("configmaps", config() | big)
+    assert refused(error) == (422, "Invalid")
+    denied = "ValidatingAdmissionPolicy 'small' with binding 'small' denied request: no more than one in c"
+    assert error.value.message == f'configmaps "c" is forbidden: {denied}'
+    objects.create("configmaps", config() | {"data": {"a": "1"}})
+    with pytest.raises(ApiError, match="a stays") as error:
+        objects.patch("configmaps", "jos", "c", {"data": {"a": "2"}})
+    assert refused(error) == (403, "Forbidden")
+    objects.create("configmaps", config("mine") | big)
+    objects.create("secrets", config() | big)
+
+
+RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+QUIET = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_a_restricted_namespace_takes_only_restricted_pods(objects: Objects) -> None:
+    objects.create("pods", pod("before"))
+    enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
+    objects.patch("namespaces", None, "jos", {"metadata": {"labels": enforce}})
+    with pytest.raises(ApiError) as error:
+        objects.create("pods", pod("open", volumes=[{"name": "v", "hostPath": {"path": "/"}}]))
+    assert refused(error) == (403, "Forbidden")
+    for told in ("allowPrivilegeEscalation", 'drop=["ALL"]', "runAsNonRoot", "seccompProfile", '"hostPath"'):
+        assert told in error.value.message
+    containers = [{"name": "c", "securityContext": RESTRICTED}]
+    objects.create("pods", pod("shut", securityContext=QUIET, containers=containers))
+    open_init = pod("p", securityContext=QUIET, containers=containers, initContainers=[{"name": "init"}])
+    with pytest.raises(ApiError, match='container "init"'):
+        objects.create("pods", open_init)
+    objects.patch("pods", "jos", "before", {"metadata": {"labels": {"a": "b"}}})
+
+
 def test_subscribers_see_every_change_in_order_though_they_write_themselves(objects: Objects) -> None:
     seen: list[Change] = []
 
