@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from kube.calls import Call, as_json
 from kube.errors import ApiError
 from kube.objects import Objects
 from kube.paths import Target, nowhere, target
-from kube.rbac import Guard
+from kube.rbac import Guard, Use
 from kube.watching import Bell, Pages, Watch, events
 
 Body = dict[str, Any]
@@ -50,7 +51,7 @@ class Server:
 
     def __init__(self, objects: Objects, *, bookmarks: float = 60.0) -> None:
         self.objects, self.guard = objects, Guard(objects)
-        self._pages, self._bookmarks = Pages(objects), bookmarks
+        self._pages, self.bookmarks = Pages(objects), bookmarks
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._bell: Bell | None = None
@@ -80,6 +81,16 @@ class Server:
         path.write_text(yaml.safe_dump(config))
         return path
 
+    @property
+    def used(self) -> dict[str, set[Use]]:
+        """What each identity asked for and was allowed: (verb, API group, resource, subresource)."""
+        return self.guard.used
+
+    @property
+    def calls(self) -> Counter[tuple[str, str, str]]:
+        """How often: by (identity, verb, resource)."""
+        return self.guard.calls
+
     # --- ways to hurt it ---
 
     def fail(
@@ -104,7 +115,7 @@ class Server:
         runner = self._runner
         if runner is not None and self._bell is not None:
             done = threading.Event()
-            self._bell.loop.call_soon_threadsafe(lambda: (_abort(runner), done.set()))
+            self._bell.loop.call_soon_threadsafe(_abort, runner, done)
             done.wait(10)
 
     def down(self) -> None:
@@ -157,7 +168,8 @@ class Server:
         try:
             return await self._answer(request)
         except ApiError as error:
-            headers = {"Retry-After": str(error.details["retryAfterSeconds"])} if _retries(error) else {}
+            seconds = (error.details or {}).get("retryAfterSeconds")
+            headers = {} if seconds is None else {"Retry-After": str(seconds)}
             return as_json(error.body(), error.status, headers)
 
     async def _answer(self, request: Request) -> Response:
@@ -198,21 +210,18 @@ class Server:
         assert bell is not None
         watch = Watch.asked(asked, request.query_params)
         seconds = float(request.query_params.get("timeoutSeconds") or _HOUR)
-        lines = events(self.objects, watch, bell, seconds, self._bookmarks)
+        lines = events(self.objects, watch, bell, seconds, self.bookmarks)
         return StreamingResponse(lines, headers={"Content-Type": "application/json"})
 
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def _retries(error: ApiError) -> bool:
-    return bool(error.details and "retryAfterSeconds" in error.details)
-
-
 def _hits(fault: Fault, asked: Target) -> bool:
     return fault.verb in (None, asked.verb) and fault.resource in (None, asked.kind.plural)
 
 
-def _abort(runner: uvicorn.Server) -> None:
+def _abort(runner: uvicorn.Server, done: threading.Event) -> None:
     for connection in list(runner.server_state.connections):
-        connection.transport.abort()  # type: ignore[union-attr]
+        connection.transport.abort()
+    done.set()
