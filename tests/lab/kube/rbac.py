@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kube.errors import ApiError, forbidden
+from kube.kinds import KINDS
 from kube.objects import Objects
 from kube.paths import Target
 from kube.shelf import Kept
@@ -52,7 +53,7 @@ class Guard:
         """Raises 403 as the server words it; what is allowed is written down."""
         kind, subresource = target.kind, target.subresource or ""
         space = target.name if kind.plural == "namespaces" else target.namespace  # a namespace lies in itself
-        if user != ADMIN and not any(_allows(rule, target) for rule in self._rules(user, space)):
+        if not self.allows(user, target):
             shown = kind.plural + (f"/{subresource}" if subresource else "")
             where = f'in the namespace "{space}"' if space else "at the cluster scope"
             what = f'cannot {target.verb} resource "{shown}" in API group "{kind.group}" {where}'
@@ -60,6 +61,18 @@ class Guard:
         with self._lock:
             self.used[user].add((target.verb, kind.group, kind.plural, subresource))
             self.calls[user, target.verb, kind.plural] += 1
+
+    def allows(self, user: str, target: Target) -> bool:
+        space = target.name if target.kind.plural == "namespaces" else target.namespace
+        return user == ADMIN or any(_allows(rule, target) for rule in self._rules(user, space))
+
+    def review(self, user: str, asked: dict[str, Any]) -> bool:
+        """Of a SelfSubjectAccessReview: whether the user may do that."""
+        kind = KINDS.get(asked.get("resource", ""))
+        if kind is None or kind.group != asked.get("group", ""):
+            return user == ADMIN
+        target = Target(asked["verb"], kind, asked.get("namespace"), asked.get("name"), asked.get("subresource"))
+        return self.allows(user, target)
 
     def _rules(self, user: str, namespace: str | None) -> Iterator[dict[str, Any]]:
         bindings: list[tuple[str | None, Kept]] = []

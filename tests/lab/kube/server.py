@@ -185,6 +185,10 @@ class Server:
             return as_json(told, 200, {"Content-Type": discovery.AGGREGATED} if aggregate else {})
         if not steps or steps[0] not in ("api", "apis"):
             raise nowhere()
+        if path == _REVIEWS and request.method == "POST":
+            review = await request.json()
+            allowed = self.guard.review(user, review["spec"]["resourceAttributes"])
+            return as_json(review | {"status": {"allowed": allowed}}, 201)
         asked = target(request.method, path, request.query_params)
         self._hurt(asked)
         self.guard.check(user, asked)
@@ -214,6 +218,7 @@ class Server:
         return StreamingResponse(lines, headers={"Content-Type": "application/json"})
 
 
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
