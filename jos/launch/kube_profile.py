@@ -62,6 +62,7 @@ def _written(value: object) -> object:
 Quantity = Annotated[str, BeforeValidator(_written), AfterValidator(_quantity)]
 Name = Annotated[str, _matching(_NAME, "a name of Kubernetes: use a-z, 0-9 and -, at most 63 characters")]
 Dotted = Annotated[str, _matching(_DOTTED, "a name of Kubernetes: use a-z, 0-9, - and .")]
+ShortDotted = Annotated[str, _matching(_DOTTED, "a name that a label can hold: at most 63 of a-z, 0-9, - and .", 63)]
 Variable = Annotated[str, _matching(_VARIABLE, "a variable's name")]
 Key = Annotated[str, _matching(_KEY, "a key of Kubernetes, such as example.com/team")]
 LabelValue = Annotated[str, _matching(_VALUE, "a label's value: letters, digits, -, _ and ., at most 63 characters")]
@@ -118,6 +119,7 @@ class Nodes(Section):
 class Head(Nodes):
     cpu: Quantity = Field(default="1", description="CPUs of the head: Ray's own processes and the job's driver")
     memory: Quantity = Field(default="3Gi", description="its memory")
+    shared_memory: Quantity = Field(default="512Mi", description="size of its /dev/shm, a part of its memory")
     ephemeral_storage: Quantity = Field(default="5Gi", description="its disk, for Ray's logs")
 
 
@@ -131,7 +133,7 @@ class Workers(Nodes):
     memory_overhead: Quantity = Field(
         default="1Gi", description="a pod's memory above that of its indexes: Ray's processes and the shared memory"
     )
-    shared_memory: Quantity = Field(default="512Mi", description="size of /dev/shm, for head and workers")
+    shared_memory: Quantity = Field(default="512Mi", description="size of /dev/shm, a part of the overhead")
     ephemeral_storage: Quantity = Field(default="10Gi", description="a pod's disk: /tmp and logs")
     spread_over: Key | None = Field(
         default=None, description="a label of nodes, such as topology.kubernetes.io/zone, that pods are spread over"
@@ -139,6 +141,10 @@ class Workers(Nodes):
 
 
 class GpuNodes(Nodes):
+    tolerations: list[Toleration] = Field(
+        default=[Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
+        description="taints of nodes that are no hindrance; default: nvidia.com/gpu, which GPU nodes usually have",
+    )
     resource: Key = Field(default="nvidia.com/gpu", description="what the device plugin calls one GPU")
     runtime_class: Dotted | None = Field(default=None, description="the RuntimeClass that GPU pods need, if any")
 
@@ -154,7 +160,7 @@ class Autoscaler(Section):
 
 class PriorityBand(Section):
     at_least: int = Field(description="jobs of this priority and higher, up to the next band")
-    name: Dotted = Field(description="the WorkloadPriorityClass they have")
+    name: ShortDotted = Field(description="the WorkloadPriorityClass they have")
 
 
 class Kueue(Section):
@@ -169,7 +175,7 @@ class Kueue(Section):
 class KubeProfile(Section):
     namespace: Name = Field(default="jos", description="where RayJobs and their pods are")
     service_account: Dotted | None = Field(
-        default=None, description="of jobs' pods, for access to a cloud's storage; no pod gets its token"
+        default=None, description="of jobs' pods, for access to a cloud's storage; only Ray's autoscaler gets its token"
     )
     image: Image = Field(
         default=f"jos:{__version__}", description="head and workers of pipelines that name no image of their own"
@@ -195,10 +201,7 @@ class KubeProfile(Section):
     gpus: dict[str, GpuNodes] = Field(
         default={}, description="nodes of each GPU type, by Ray's name of it, such as H100"
     )
-    any_gpu: GpuNodes = Field(
-        default=GpuNodes(tolerations=[Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")]),
-        description="nodes for pipelines that need a GPU of any type",
-    )
+    any_gpu: GpuNodes = Field(default=GpuNodes(), description="nodes for pipelines that need a GPU of any type")
     optional_gpus: bool = Field(
         default=False, description="true: a GPU that a pipeline can do without is asked for as well"
     )
@@ -233,8 +236,12 @@ class KubeProfile(Section):
         bands = [band.at_least for band in self.kueue.priority_classes]
         if len(set(bands)) != len(bands):
             wrong.append("$.kueue.priority_classes: two bands have the same at_least")
-        if amount(self.workers.shared_memory) >= amount(self.workers.memory_overhead):
-            wrong.append("$.workers.memory_overhead: must be more than shared_memory, which is a part of it")
+        for path, whole, part in (
+            ("$.workers.memory_overhead", self.workers.memory_overhead, self.workers.shared_memory),
+            ("$.head.memory", self.head.memory, self.head.shared_memory),
+        ):
+            if amount(part) >= amount(whole):
+                wrong.append(f"{path}: must be more than shared_memory, which is a part of it")
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

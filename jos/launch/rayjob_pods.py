@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from jos.core.model import Json
 from jos.launch.kube_profile import KubeProfile, Nodes
 
-JOB_FOLDER = "/etc/jos"
+JOB_FILE = PurePosixPath("/etc/jos/job.yaml")  # where the driver finds it; its name is the key in the ConfigMap
 TOKEN_VOLUME, TOKEN_FOLDER = "kube-api-access", "/var/run/secrets/kubernetes.io/serviceaccount"
 GRACE_SECONDS = 30  # from the end of a driver's drain to a kill
 
@@ -54,6 +55,7 @@ class Pod:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     resources: Mapping[str, str]  # requests and limits alike: nothing is promised that is not there
+    shared_memory: str
     nodes: NodesWanted
     drain: float
     env: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +98,7 @@ def _pod_spec(pod: Pod, profile: KubeProfile) -> Json:
         "topologySpreadConstraints": _spread(pod),
     }
     spec |= {key: value for key, value in optional.items() if value}
-    return spec | {"containers": [_container(pod, profile)], "volumes": _volumes(pod, profile)}
+    return spec | {"containers": [_container(pod, profile)], "volumes": _volumes(pod)}
 
 
 def _spread(pod: Pod) -> list[Json]:
@@ -119,7 +121,7 @@ def _container(pod: Pod, profile: KubeProfile) -> Json:
         {"name": "shared-mem", "mountPath": "/dev/shm"},
     ]
     if pod.job_file:
-        mounts.append({"name": "job", "mountPath": JOB_FOLDER, "readOnly": True})
+        mounts.append({"name": "job", "mountPath": str(JOB_FILE.parent), "readOnly": True})
     container: Json = {
         "name": pod.container,
         "image": pod.image,
@@ -160,10 +162,10 @@ def _container_security(profile: KubeProfile) -> Json:
     }
 
 
-def _volumes(pod: Pod, profile: KubeProfile) -> list[Json]:
+def _volumes(pod: Pod) -> list[Json]:
     volumes: list[Json] = [
         {"name": "tmp", "emptyDir": {"sizeLimit": pod.resources["ephemeral-storage"]}},
-        {"name": "shared-mem", "emptyDir": {"medium": "Memory", "sizeLimit": profile.workers.shared_memory}},
+        {"name": "shared-mem", "emptyDir": {"medium": "Memory", "sizeLimit": pod.shared_memory}},
     ]
     if pod.job_file:
         volumes.append({"name": "job", "configMap": {"name": pod.job_file}})
