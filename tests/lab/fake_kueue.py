@@ -37,7 +37,6 @@ class Placed:
 @dataclass
 class FakeKueue(FakeLauncher):
     entries: dict[str, Placed] = field(default_factory=dict)  # by the driver's name, as objects in a cluster
-    waits: dict[str, Waits] = field(default_factory=dict)  # by the driver's name
     gives: Callable[[list[Placed]], list[Placed]] = lambda waiting: []  # whom it gives a place by itself
     most_standing: int = 0
 
