@@ -71,7 +71,8 @@ class Kubelet:
         if _over(pod):
             return None
         if "nodeName" not in pod["spec"]:
-            return self._schedule(key, pod, now)
+            self._schedule(key, pod, now)
+            return None
         restarts = any("waiting" in container["state"] for container in pod["status"].get("containerStatuses", []))
         return self._start(key, pod, now) if pod["status"]["phase"] == "Pending" or restarts else None
 

@@ -77,10 +77,12 @@ class RayJobs:
         if job is None or job["spec"].get("managedBy") == MULTIKUEUE:
             return None
         if leaving(job):
-            return self._let_go(job)
+            self._let_go(job)
+            return None
         old = job.get("status", {})
         if why := invalid(job):
-            return self._refuse(job, why, now)
+            self._refuse(job, why, now)
+            return None
         job, new = copied(job), copied(old)
         again = self._states[old.get("jobDeploymentStatus", "")](self, job, new, now)
         counted(job, new, now)

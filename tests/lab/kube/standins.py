@@ -44,8 +44,15 @@ class RayInfo:
 class RayClusterStandIn(Protocol):
     """The heads of all RayClusters. A submission id means one job at a time."""
 
-    follows_pods: bool  # a head answers only while its pod is ready
-    dashboard: str | None  # host:port of all heads; None: the service's name, as in a real cluster
+    @property
+    def follows_pods(self) -> bool:
+        """A head answers only while its pod is ready."""
+        ...
+
+    @property
+    def dashboard(self) -> str | None:
+        """host:port of all heads; None: the service's name, as in a real cluster."""
+        ...
 
     def submit(
         self,

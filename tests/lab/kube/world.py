@@ -14,7 +14,7 @@ from kube.kubelet import START_SECONDS, STOP_SECONDS, Kubelet
 from kube.kuberay import RayJobs, Waits
 from kube.kueue import Kueue
 from kube.kueue_queues import Queues
-from kube.loop import Operator
+from kube.loop import Controller, Operator
 from kube.objects import Objects
 from kube.parts import Made
 from kube.rayclusters import RayClusters
@@ -45,7 +45,8 @@ class World:
         self.objects, self.standin = objects, standin
         self.kubelet = Kubelet(objects, start_seconds, stop_seconds)
         self.rayjobs = RayJobs(objects, standin, self.kubelet, waits or Waits())
-        controllers = [self.rayjobs, RayClusters(objects), self.kubelet, Jobs(objects), Kueue(objects), Queues(objects)]
+        controllers: list[Controller] = [self.rayjobs, RayClusters(objects), self.kubelet, Jobs(objects)]
+        controllers += [Kueue(objects), Queues(objects)]
         self.operator = Operator(objects, controllers, objects.clock)
         if isinstance(standin, Scripted):
             standin.changed = self._look_at
