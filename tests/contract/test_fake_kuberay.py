@@ -213,6 +213,13 @@ def same(replay: Replay) -> None:
     for key, expected in wanted.items():
         for number, (one, other) in enumerate(zip_longest(found[key], expected)):
             assert different(one, other) == [], f"{key}, state {number}: (field, here, recorded)"
+    assert events(replay.seen) == events(replay.recording.steps())
+
+
+def events(steps: list[tuple[str, str, Made]]) -> set[tuple[str, str, str, str]]:
+    """What was told of whom; how often and when differs between any two runs."""
+    told = [thing for resource, _, thing in steps if resource == "events"]
+    return {(e["involvedObject"]["kind"], e["reason"], e["type"], e["reportingComponent"]) for e in told}
 
 
 def different(one: Any, other: Any, path: str = "") -> list[tuple[str, Any, Any]]:

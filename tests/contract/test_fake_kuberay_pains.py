@@ -107,6 +107,13 @@ def test_a_head_that_may_not_be_made_anew_leaves_its_job_running_until_the_check
     assert len(cluster.standin.submitted) == 1
 
 
+def test_a_head_pod_that_is_removed_by_force_takes_its_job_along(cluster: Cluster) -> None:
+    cluster.running("a", annotations=NO_RESTART)
+    cluster.objects.delete("pods", NAMESPACE, cluster.head("a")["metadata"]["name"], grace=0)
+    cluster.advance(5)
+    assert not cluster.standin.jobs
+
+
 def test_a_failed_head_pod_that_is_never_restarted_is_replaced_by_another(cluster: Cluster) -> None:
     job = rayjob("a")
     head(job)["restartPolicy"] = "Never"
@@ -330,6 +337,30 @@ def test_a_deactivated_workload_loses_its_place_and_gets_none(cluster: Cluster) 
     cluster.advance(10)
     assert cluster.state("a") == ("Suspended", None, None)
     assert (condition(cluster.workload("a"), "Evicted") or {})["reason"] == "Deactivated"
+
+
+def test_a_stopped_queue_evicts_all_and_admits_none_until_it_goes_on(cluster: Cluster) -> None:
+    queue(cluster.objects, cpu=2, memory="8Gi")
+    cluster.running("a", queue="lq/low")
+    cluster.objects.patch("clusterqueues", None, "cq", {"spec": {"stopPolicy": "HoldAndDrain"}})
+    cluster.advance(10)
+    assert cluster.state("a") == ("Suspended", None, None)
+    assert (condition(cluster.workload("a"), "Evicted") or {})["reason"] == "ClusterQueueStopped"
+    assert (condition(cluster.workload("a"), "QuotaReserved") or {})["reason"] == "Inadmissible"
+    cluster.objects.patch("clusterqueues", None, "cq", {"spec": {"stopPolicy": "None"}})
+    cluster.advance(10)
+    assert cluster.state("a") == ("Running", "RUNNING", None)
+
+
+def test_what_becomes_free_for_a_higher_job_goes_to_no_other(cluster: Cluster) -> None:
+    queue(cluster.objects, cpu=5, memory="8Gi")
+    for name in ("a", "b"):
+        cluster.running(name, queue="lq/low")
+    cluster.submit(rayjob("big", workers=4, queue="lq/high"))  # all five
+    cluster.submit(rayjob("small", workers=0, queue="lq/low"))  # would fit at once
+    cluster.advance(10)
+    assert cluster.state("big") == ("Running", "RUNNING", None)
+    assert {cluster.state(name)[0] for name in ("a", "b", "small")} == {"Suspended"}
 
 
 def test_a_deleted_job_gives_its_quota_back(cluster: Cluster) -> None:

@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from kube.objects import Objects
-from kube.parts import Made, controller_of, found, leaving, owned, put_condition, stamp
+from kube.parts import Made, controller_of, found, leaving, owned, put_condition, stamp, tell
 from kube.shelf import Change, Key, copied
 
+BY = "job-controller"
 TRACKED = "batch.kubernetes.io/job-tracking"
 
 
@@ -35,7 +36,7 @@ class Jobs:
         pods = self.objects.list("pods", key[1], {"batch.kubernetes.io/job-name": key[2]})
         alive = job is not None and not leaving(job)
         if job is not None and alive and not pods:
-            self._make(job)
+            self._make(job, now)
         elif job is not None and alive:
             self._count(job, pods[0], now)
         for pod in pods:
@@ -44,14 +45,15 @@ class Jobs:
                 pod["metadata"]["finalizers"].remove(TRACKED)
                 self.objects.replace("pods", pod)
 
-    def _make(self, job: Made) -> None:
+    def _make(self, job: Made, now: datetime) -> None:
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         template = copied(job["spec"]["template"])
         labels = {"batch.kubernetes.io/job-name": name, "job-name": name}
         labels |= {"batch.kubernetes.io/controller-uid": uid, "controller-uid": uid}
         meta = {"generateName": f"{name}-", "namespace": job["metadata"]["namespace"], "finalizers": [TRACKED]}
         meta |= {"labels": {**template.get("metadata", {}).get("labels", {}), **labels}, "ownerReferences": owned(job)}
-        self.objects.create("pods", {"metadata": meta, "spec": template["spec"]})
+        pod = self.objects.create("pods", {"metadata": meta, "spec": template["spec"]})
+        tell(self.objects, job, now, BY, "SuccessfulCreate", f"Created pod: {pod['metadata']['name']}")
 
     def _count(self, job: Made, pod: Made, now: datetime) -> None:
         status: dict[str, Any] = {"startTime": job.get("status", {}).get("startTime", stamp(now))}
@@ -66,3 +68,5 @@ class Jobs:
         old = {name: value for name, value in job.get("status", {}).items() if name != "completionTime"}
         if old != {name: value for name, value in status.items() if name != "completionTime"}:
             self.objects.replace_status("jobs", copied(job) | {"status": status})
+            if "completionTime" in status:
+                tell(self.objects, job, now, BY, "Completed", "Job completed")

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from kube.errors import ApiError
 from kube.kueue_queues import observed
-from kube.objects import Objects, Review
+from kube.objects import Objects
 from kube.parts import (
     Made,
     condition,
@@ -26,6 +26,7 @@ from kube.parts import (
     put_condition,
     tell,
 )
+from kube.policies import Review
 from kube.shelf import Change, Key, copied
 
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"

@@ -49,33 +49,45 @@ class Queues:
         return ()
 
     def reconcile(self, key: Key, now: datetime) -> None:
-        """Goes over the queue once: admits, evicts, or tells why not."""
-        name = key[2]
-        queue = found(self.objects, "clusterqueues", None, name)
-        mine = self._workloads(name) if queue is not None else []
+        """Goes over the queue once: evicts, admits, or tells why not."""
+        queue = found(self.objects, "clusterqueues", None, key[2])
         if queue is None:
             return
+        mine = self._workloads(key[2])
         held = [w for w in mine if is_true(w, "QuotaReserved")]
-        used = plus(demand(w) for w in held)
-        waiting = [w for w in mine if not is_true(w, "QuotaReserved")]
-        for workload in held:
-            if not workload["spec"].get("active", True) and not is_true(workload, "Evicted"):
-                self._mark_evicted(workload, "Deactivated", "The workload is deactivated", now)
-        for workload in sorted(waiting, key=_rank):
+        waiting = [w for w in mine if not is_true(w, "QuotaReserved") and w["spec"].get("active", True)]
+        stopped = queue["spec"].get("stopPolicy", "None")
+        for workload in [w for w in held if not is_true(w, "Evicted")]:
             if not workload["spec"].get("active", True):
-                continue
+                self._mark_evicted(workload, "Deactivated", "The workload is deactivated", now)
+            elif stopped == "HoldAndDrain":
+                self._mark_evicted(workload, "ClusterQueueStopped", "The ClusterQueue is stopped", now)
+        if stopped == "None":
+            self._admit(queue, held, sorted(waiting, key=_rank), now)
+        else:
+            for workload in waiting:
+                self._pend(workload, "Inadmissible", f"ClusterQueue {key[2]} is inactive", now)
+
+    def _admit(self, queue: Made, held: list[Made], waiting: list[Made], now: datetime) -> None:
+        name = queue["metadata"]["name"]
+        used = plus(demand(w) for w in held)
+        going = sum(is_true(w, "Evicted") for w in held)
+        for workload in waiting:
             asked = demand(workload)
             if (flavor := self._fits(queue, asked, used)) is not None:
                 self._reserve(workload, name, flavor, now)
                 used = plus([used, asked])
                 continue
             victims = self._victims(queue, workload, asked, used, held)
-            leaving_now = [w for w in held if is_true(w, "Evicted")]
-            for victim in victims:
+            why = self._why(queue, workload, used)
+            if victims is not None:
+                why += f". Pending the preemption of {len(victims) + going} workload(s)"
+            self._pend(workload, "Pending", why, now)
+            for victim in victims or ():
                 self._preempt(victim, workload, name, now)
-            self._pend(workload, self._why(queue, workload, used), len(victims) + len(leaving_now), now)
-            if victims or queue["spec"].get("queueingStrategy", "BestEffortFIFO") == "StrictFIFO":
-                break
+            strict = queue["spec"].get("queueingStrategy", "BestEffortFIFO") == "StrictFIFO"
+            if victims is not None or strict:
+                return  # what becomes free is for this one
 
     def _workloads(self, queue: str) -> list[Made]:
         locals_ = {
@@ -122,10 +134,12 @@ class Queues:
                     return f"{start}insufficient unused quota for {name} in flavor {flavor}, {more} more needed"
         return "no quota"
 
-    def _victims(self, queue: Made, workload: Made, asked: Amounts, used: Amounts, held: list[Made]) -> list[Made]:
-        """The lowest, youngest ones that must go; none if that does not help, or enough are going already."""
+    def _victims(
+        self, queue: Made, workload: Made, asked: Amounts, used: Amounts, held: list[Made]
+    ) -> list[Made] | None:
+        """The lowest, youngest ones that must go: nobody, where enough are going already. None: that would not help."""
         if queue["spec"].get("preemption", {}).get("withinClusterQueue", "Never") == "Never":
-            return []
+            return None
         left = used
         for going in [w for w in held if is_true(w, "Evicted")]:
             left = _minus(left, demand(going))
@@ -138,7 +152,7 @@ class Queues:
             left = _minus(left, demand(victim))
             if self._fits(queue, asked, left) is not None:
                 return chosen
-        return []
+        return None
 
     def _reserve(self, workload: Made, queue: str, flavor: str, now: datetime) -> None:
         changed = copied(workload)
@@ -163,6 +177,11 @@ class Queues:
         message = f"Preempted to accommodate a workload (UID: {by['metadata']['uid']}, JobUID: {job_uid}) due to "
         message += f"prioritization in the ClusterQueue; preemptor path: /{queue}; preemptee path: /{queue}"
         self._mark_evicted(victim, "Preempted", message, now, preempted="InClusterQueue")
+        tell(self.objects, victim, now, BY, "Preempted", message)
+        told = (
+            f"Preempted workload {victim['metadata']['namespace']}/{victim['metadata']['name']} in ClusterQueue {queue}"
+        )
+        tell(self.objects, by, now, BY, "PreemptedWorkload", told)
 
     def _mark_evicted(self, workload: Made, reason: str, message: str, now: datetime, preempted: str = "") -> None:
         changed = copied(workload)
@@ -179,11 +198,10 @@ class Queues:
         self.objects.replace_status("workloads", changed)
         tell(self.objects, workload, now, BY, f"EvictedDueTo{reason}", message)
 
-    def _pend(self, workload: Made, why: str, going: int, now: datetime) -> None:
+    def _pend(self, workload: Made, reason: str, message: str, now: datetime) -> None:
         changed = copied(workload)
         status = changed.setdefault("status", {})
-        message = f"{why}. Pending the preemption of {going} workload(s)" if going else why
-        put_condition(status, now, "QuotaReserved", False, "Pending", message, **observed(workload))
+        put_condition(status, now, "QuotaReserved", False, reason, message, **observed(workload))
         status["resourceRequests"] = [
             {"name": p["name"], "resources": _texts(times(requests(p["template"]["spec"]), p["count"]))}
             for p in workload["spec"]["podSets"]
