@@ -6,6 +6,7 @@ May import: pydantic-settings. Tests: tests/unit/test_docs.py. For people: docs/
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,6 +42,14 @@ class Settings(BaseSettings):
     )
     ray_dashboard: str | None = Field(
         default=None, description="http://host:8265 of the cluster that the controller submits drivers to"
+    )
+    launcher: Literal["ray_jobs", "kuberay"] = Field(
+        default="ray_jobs",
+        description="how drivers are started: as Ray Jobs on a cluster that runs (JOS_RAY_DASHBOARD), or each with a "
+        "cluster of its own, as a RayJob on Kubernetes",
+    )
+    kube: Path | None = Field(
+        default=None, description="with the launcher kuberay: a YAML file that says how pods are made"
     )
     warm_drivers: int = Field(
         default=1, description="spare drivers that wait for a job, so that short jobs start at once"

@@ -152,6 +152,16 @@ class Reason(StrEnum):
     WAITING_FOR_BACKOFF = "WaitingForBackoff"  # PENDING until `not_before`, after a failed attempt
     WAITING_FOR_DRIVER = "WaitingForDriver"  # PENDING, but the driver of the attempt before has not left yet
     CAPACITY_GRANTED = "CapacityGranted"  # ADMITTED
+    WAITING_IN_KUEUE = "WaitingInKueue"  # PENDING (offered to Kueue) or ADMITTED: Kueue holds no quota for it yet
+    WAITING_FOR_OPERATOR = "WaitingForOperator"  # ADMITTED: KubeRay has not looked at its RayJob yet
+    PULLING_IMAGE = "PullingImage"  # ADMITTED: a node pulls the image of its pods, or cannot
+    NO_NODE_FOR_PODS = "NoNodeForPods"  # ADMITTED: the scheduler finds no node for one of its pods
+    CLUSTER_QUOTA = "ClusterQuota"  # ADMITTED: a ResourceQuota of the namespace refuses its pods
+    PODS_REFUSED = "PodsRefused"  # ADMITTED: the cluster refuses its pods (Pod Security, a webhook, a limit range)
+    POD_CANNOT_START = "PodCannotStart"  # ADMITTED: a container does not come up (a secret is missing, it crashes)
+    WAITING_FOR_HEAD = "WaitingForHead"  # ADMITTED: the head of its Ray cluster is on its way
+    WAITING_FOR_WORKERS = "WaitingForWorkers"  # ADMITTED: the head is up, the pods of its indexes are on their way
+    WAITING_FOR_RAY = "WaitingForRay"  # ADMITTED: the pods are up, Ray has yet to start the driver
     DRIVER_STARTED = "DriverStarted"  # RUNNING
     PREEMPTED = "Preempted"  # PREEMPTED
     ALL_WORK_COMMITTED = "AllWorkCommitted"  # COMPLETED
