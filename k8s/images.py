@@ -2,7 +2,7 @@
 
 `make image REGISTRY=registry.example/team` runs it. It takes the first of docker, podman and buildah that is there and
 works. A tag can be moved to another image; a digest cannot, so only digests stand in manifests.
-May import: stdlib, pyyaml. Tests: tests/contract/test_images.py.
+May import: stdlib. Tests: tests/contract/test_images.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import yaml
+from typing import Protocol
 
 ROOT = Path(__file__).parents[1]
 COMPONENT = Path(__file__).parent / "components" / "images"
@@ -155,9 +153,10 @@ def write(pins: dict[str, tuple[str, str]], folder: Path = COMPONENT) -> None:
 
 def pins(folder: Path = COMPONENT) -> dict[str, str]:
     """Name in the manifests -> repository@digest, as written down."""
-    component: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    found = {one["name"]: f"{one['newName']}@{one['digest']}" for one in component["images"]}
-    return {**found, "jos-worker": yaml.safe_load((folder / "worker.yaml").read_text())["data"]["image"]}
+    entry = r"(?m)^  - name: (\S+)\n    newName: (\S+)\n    digest: (\S+)$"
+    entries = re.findall(entry, (folder / "kustomization.yaml").read_text())
+    (worker,) = re.findall(r"(?m)^  image: (\S+)$", (folder / "worker.yaml").read_text())
+    return {**{name: f"{repository}@{digest}" for name, repository, digest in entries}, "jos-worker": worker}
 
 
 def build(registry: str, tag: str, arguments: Sequence[str], others: bool) -> dict[str, tuple[str, str]]:

@@ -143,7 +143,8 @@ def test_all_installation_steps_of_an_image_work(sources: Path, image: Path) -> 
 
 def images() -> ModuleType:
     spec = importlib.util.spec_from_file_location("k8s_images", K8S / "images.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -176,7 +177,7 @@ def component(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     for file in (K8S / "components" / "images").iterdir():
         (folder / file.name).write_text(file.read_text())
-    yield folder
+    return folder
 
 
 def engines(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, broken: str = "") -> Path:
@@ -202,7 +203,8 @@ def test_make_image_builds_pushes_and_writes_down_every_digest(
     module.write(found, component)
     pins = module.pins(component)
     assert set(pins) == {"jos-service", "jos-worker", "valkey", "seaweedfs"}
-    assert ZEROS not in str(pins) and len(set(pins.values())) == 4
+    assert ZEROS not in str(pins)
+    assert len(set(pins.values())) == 4
     assert re.fullmatch(r"registry\.example:5000/team/jos-worker@sha256:[0-9a-f]{64}", pins["jos-worker"])
     assert pins["valkey"].startswith("docker.io/valkey/valkey@sha256:")
     calls = log.read_text().splitlines()
@@ -226,10 +228,11 @@ def test_without_an_engine_make_image_says_what_to_do(
     there: tuple[str, ...], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines(tmp_path, monkeypatch, *there, broken="docker")
-    command = [sys.executable, str(K8S / "images.py"), "--registry", "registry.example/team"]
+    command = [sys.executable, "-I", str(K8S / "images.py"), "--registry", "registry.example/team"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert word in done.stderr and "Traceback" not in done.stderr
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_images_that_manifests_name_are_all_pinned_by_make_image() -> None:

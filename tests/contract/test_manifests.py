@@ -1,4 +1,4 @@
-"""The manifests of k8s/ as tools judge them: kustomize builds them, Kubernetes' schemas, the CRDs and checkov take them.
+"""The manifests of k8s/ as tools judge them: kustomize builds them; schemas, CRDs and checkov take them.
 
 No cluster is needed. Whether they mean the right thing: test_manifests_sense.py.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import manifests_lab
 import pytest
 import yaml
+from kube import validation
 from manifests_lab import COMPONENTS, OVERLAYS, combinations_of_components, combined, is_custom, mistakes, objects
 
 CHECKOV = manifests_lab.ROOT / ".venv" / ".checkov" / "bin"
@@ -44,7 +45,6 @@ def test_a_misspelt_field_and_an_unknown_kind_are_found() -> None:
 
 
 def test_kueues_objects_are_what_its_crds_take(tmp_path: Path) -> None:
-    validation = pytest.importorskip("kube.validation")
     found = [one for one in combined(tmp_path / "all", COMPONENTS) if is_custom(one)]
     assert {one["kind"] for one in found} == {
         *("ResourceFlavor", "Cohort", "ClusterQueue", "LocalQueue", "WorkloadPriorityClass")
@@ -57,7 +57,17 @@ def test_checkov_finds_nothing_and_what_it_skips_has_a_reason(tmp_path: Path) ->
     for name in OVERLAYS:
         (tmp_path / f"{name}.yaml").write_text(manifests_lab.overlay(name))
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(BAD_POD))  # so that a scan of nothing cannot pass
-    command = [checkov, "--skip-download", "--framework", "kubernetes", "-d", str(tmp_path), "-o", "json", "--soft-fail"]
+    command = [
+        checkov,
+        "--skip-download",
+        "--framework",
+        "kubernetes",
+        "-d",
+        str(tmp_path),
+        "-o",
+        "json",
+        "--soft-fail",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)["results"]

@@ -17,6 +17,7 @@ from network_lab import Peer, may, selects
 from jos.api.metrics import Metrics as ApiMetrics
 from jos.controller.metrics import Metrics as ControllerMetrics
 from jos.core.queues import QueueConfig
+from jos.launch.kube_profile import profile_of
 from jos.settings import Settings
 
 HERE, DIGEST = "jos-dev", "@sha256:" + "0123456789abcdef" * 4
@@ -123,7 +124,7 @@ def test_settings_are_settings_of_jos_and_no_secret_is_written_down(name: str) -
     assert of_kind(found, "Secret") == []
     maps = [m for m in of_kind(found, "ConfigMap") if re.match("jos-(settings|data)", m["metadata"]["name"])]
     names = {key for one in maps for key in one["data"]}
-    known = {f"JOS_{field.upper()}" for field in (*Settings.model_fields, "launcher", "kube")}
+    known = {f"JOS_{field.upper()}" for field in Settings.model_fields}
     known |= {"AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP"}
     assert names - known == set()
     files = {f"/etc/jos/{file}" for one in of_kind(found, "ConfigMap") for file in one["data"] if file.endswith("yaml")}
@@ -139,8 +140,7 @@ def test_queues_are_what_jos_reads(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_profile_is_what_jos_reads_and_speaks_of_this_namespace(name: str) -> None:
     found = objects(name)
-    kube_profile = pytest.importorskip("jos.launch.kube_profile")
-    profile = kube_profile.profile_of(config(found, "kube.yaml"), name)
+    profile = profile_of(config(found, "kube.yaml"), name)
     assert profile.namespace == named(found, "Namespace")["metadata"]["name"]
     assert profile.admission == "jos"
     assert profile.image.startswith("registry.example/jos-worker@sha256:")
@@ -155,8 +155,7 @@ def test_the_profile_is_what_jos_reads_and_speaks_of_this_namespace(name: str) -
 def test_with_kueue_and_gpus_the_profile_names_queues_classes_and_nodes_that_are_there(
     everything: list[Object],
 ) -> None:
-    kube_profile = pytest.importorskip("jos.launch.kube_profile")
-    profile = kube_profile.profile_of(config(everything, "kube.yaml"), "all")
+    profile = profile_of(config(everything, "kube.yaml"), "all")
     assert profile.admission == "kueue"
     queues = set(QueueConfig.of(config(everything, "queues.yaml")).queues)
     local = {one["metadata"]["name"]: one["spec"]["clusterQueue"] for one in of_kind(everything, "LocalQueue")}
@@ -182,7 +181,8 @@ def test_every_pod_is_restricted_limited_and_probed(everything: list[Object]) ->
     assert set(pods(everything)) == {"api", "controller", "redis", "objects"}
     for template in pods(everything).values():
         spec = template["spec"]
-        assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] >= 10000
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["runAsUser"] >= 10000
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["enableServiceLinks"] is False, "a Service jos-api would set JOS_API_PORT"
         for container in spec["containers"]:
