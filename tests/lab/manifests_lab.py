@@ -75,6 +75,7 @@ def combined(folder: Path, components: Iterable[str]) -> list[Object]:
         "namespace": "own",
         "resources": [path("base")],
         "components": [path("components", name) for name in (*components, "images")],
+        "replacements": yaml.safe_load((K8S / "overlays" / "dev" / "kustomization.yaml").read_text())["replacements"],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
     return parsed(built(folder))
