@@ -53,14 +53,34 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Waits:
+    """The controller says what an admitted job's driver waits for before it is up. As Hold: the same again is a repeat,
+    the same reason in other words is written, but no event. Too late once a driver has taken the attempt."""
+
+    token: str
+    reason: str  # a Reason; CapacityGranted: it waits for nothing any more
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """The controller saw that the cluster's own queue took back what it had given, before any driver took the attempt.
+    The job waits as before, nothing is counted, and an Admit with the same token takes the attempt up again."""
+
+    token: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
 class Taken:
     """A driver process takes an attempt on, before it does anything else. A second process that comes with the
-    same token (an order that was sent twice) gets StaleAttempt."""
+    same token (an order that was sent twice, a cluster that runs it once more) gets StaleAttempt."""
 
     token: str
     driver: str  # the launcher's name of this process
     host: str = ""
     pid: int = 0
+    process: str = ""  # random, one for each process: a cluster that runs an order again uses the same name
 
 
 @dataclass(frozen=True)
@@ -74,9 +94,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Preempt:
-    """The controller wants the capacity for another job; `message` says for which."""
+    """The controller wants the capacity for another job, or the cluster took it away; `message` says for which."""
 
     message: str = ""
+    token: str | None = None  # only this attempt; None: whichever there is
 
 
 @dataclass(frozen=True)
@@ -131,7 +152,7 @@ class Expire:
 
 
 LastWord = Completed | Exited | Drained
-OfAttempt = Taken | Grow | Shrink | Started | LastWord | DriverGone
+OfAttempt = Waits | Recall | Taken | Grow | Shrink | Started | LastWord | DriverGone
 Command = Admit | OfAttempt | Hold | Preempt | Cancel | Retry | Expire
 
 

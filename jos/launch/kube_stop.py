@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import httpx2
 import structlog
@@ -57,7 +56,7 @@ class Stopper:
         if not asked:
             await self.delete(name)
         elif name not in self._under_way:
-            self._go_on(name, self._drain(name))
+            self._go_on(name, lambda: self._drain(name))
 
     async def delete(self, name: str) -> None:
         """Deletes the RayJob and sees to it that it goes. One that is gone is no error."""
@@ -68,7 +67,8 @@ class Stopper:
             except Absent:
                 return
         if rayjob is not None and name not in self._under_way:
-            self._go_on(name, self._see_it_go(name, rayjob["metadata"]["uid"]))
+            uid = rayjob["metadata"]["uid"]
+            self._go_on(name, lambda: self._see_it_go(name, uid))
 
     async def close(self) -> None:
         """Lets go of what is under way; whoever comes next sees what is left, and asks again."""
@@ -78,14 +78,14 @@ class Stopper:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
 
-    def _go_on(self, name: str, rest: Coroutine[Any, Any, None]) -> None:
+    def _go_on(self, name: str, rest: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.create_task(self._guarded(name, rest))
         self._under_way[name] = task
         task.add_done_callback(lambda _: self._under_way.pop(name, None))
 
-    async def _guarded(self, name: str, rest: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, name: str, rest: Callable[[], Awaitable[None]]) -> None:
         try:
-            await rest
+            await rest()
         except JosError as error:
             log.warning("a driver is not stopped yet", rayjob=name, error=str(error))
 

@@ -14,7 +14,7 @@ from controller_lab import LIMITS, PACES, House, at_home, until
 from fake_launcher import Script
 from valkey_lab import Valkey
 
-from jos.controller import admitter
+from jos.controller import admitter, scribe, telling
 from jos.controller.controller import Controller, Duties
 from jos.core.commands import Admit, Completed, Retry, Started
 from jos.core.model import Gpu, Job, Resources, RetryPolicy, Status, Timeouts
@@ -104,7 +104,7 @@ def test_jobs_that_wait_for_others_drivers_to_come_up_say_so(valkey: Valkey, mon
 def test_jobs_that_wait_for_a_cluster_that_does_not_answer_say_so(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admitter, "AWAY", timedelta(seconds=0.1))
+    monkeypatch.setattr(scribe, "AWAY", timedelta(seconds=0.1))
 
     async def test(house: House) -> None:
         house.launcher.reachable = False
@@ -119,7 +119,7 @@ def test_jobs_that_wait_for_a_cluster_that_does_not_answer_say_so(
 
 
 def test_the_words_of_a_reason_follow_what_is_without_an_event(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admitter, "WORDS_STAY", timedelta(seconds=0.1))
+    monkeypatch.setattr(telling, "WORDS_STAY", timedelta(seconds=0.1))
 
     async def test(house: House) -> None:
         house.launcher.scripts = scripted(Script(work=None))
