@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     start_timeout: float | None = Field(
         default=None,
         gt=0,
-        description="seconds for an admitted job's driver to come up; default: 120, and on Kubernetes a minute more than "
-        "its pods may take",
+        description="seconds for an admitted job's driver to come up; default: 120, and on Kubernetes a minute more "
+        "than its pods may take",
     )
     controller_host: str = Field(default="127.0.0.1", description="where the controller's /metrics and /healthz listen")
     controller_port: int = Field(default=0, description="their port; 0: they are not served")

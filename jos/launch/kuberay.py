@@ -22,13 +22,14 @@ from jos.core.errors import ComputeFailed, ConfigInvalid
 from jos.core.model import Job, Pipeline
 from jos.launch import pods
 from jos.launch import rayjob_truth as truth
-from jos.launch.base import DriverSeen, Offer, Waits
+from jos.launch.base import DriverSeen, Offer, Offers, Waits, number_of
 from jos.launch.kube_api import POD, RAYCLUSTER, RAYJOB, WORKLOAD, Absent, Kind, KubeApi, Refused
 from jos.launch.kube_cache import Cache
 from jos.launch.kube_profile import KubeProfile, read_profile
 from jos.launch.kube_stop import Deadlines, Stopper
 from jos.launch.kube_watch import Watches
 from jos.launch.rayjob import (
+    ATTEMPT,
     INSTALLATION,
     JOB,
     KUEUE_PRIORITY,
@@ -101,7 +102,7 @@ class KubeRay:
         self._stopper = Stopper(api, self.cache, self._has_ended, deadlines)
         self._memories: dict[str, Memory] = {}  # by driver
         self._made: dict[str, tuple[str, float]] = {}  # RayJob that was just made -> its job, and when, monotonic
-        self._refused: dict[str, tuple[Offer, float]] = {}  # job -> why it cannot be offered, and when, monotonic
+        self._refused: dict[str, tuple[str, float]] = {}  # driver -> why it cannot be offered, and when, monotonic
         self._tidying: asyncio.Task[None] | None = None
 
     # --- drivers ---
@@ -137,7 +138,7 @@ class KubeRay:
     async def seen(self) -> dict[str, DriverSeen]:
         await self.watches.fresh()
         now = datetime.now(UTC)
-        there = {found.name: found for name in list(self.cache.rayjobs) if (found := self._look(name, now)) is not None}
+        there = {found.name: found for found in (self._look(name, now) for name in self.cache.rayjobs)}
         gone = {name: memory.ended for name, memory in self._memories.items() if memory.ended and name not in there}
         self._forget()
         self._tidy(now)
@@ -160,41 +161,56 @@ class KubeRay:
 
     # --- jobs that wait in Kueue ---
 
+    @property
+    def offers(self) -> Offers | None:
+        """Itself, where Kueue admits."""
+        return self if self.profile.admission == "kueue" else None
+
     async def offer(self, job: Job, token: str) -> None:
         await self.watches.fresh()
-        for name in self._live(job.id):
-            if name in self.cache.rayjobs:
-                await self._keep_priority(job, name)
-            return
-        if (refused := self._refused.get(job.id)) is not None and time.monotonic() - refused[1] < AGAIN:
-            return
-        attempt = job.attempt
-        number = 1 if attempt is None else attempt.number if attempt.token == token else attempt.number + 1
+        number = number_of(job, token)
+        driver = driver_name(job.id, number)
+        name = kubernetes_name(driver)
+        await self._renew(driver)
+        if self._is_there(name):
+            return await self._keep_priority(job, name)
         try:
             await self._make(job, token, number)
-            self._refused.pop(job.id, None)
         except (Refused, ConfigInvalid) as error:
-            log.warning("the cluster refuses an offer", job=job.id, error=str(error))
-            self._refused[job.id] = Offer(job.id, token, False, str(error)), time.monotonic()
+            self._refused[driver] = str(error), time.monotonic()
+            raise Refused(str(error)) from error
 
     async def offered(self) -> dict[str, Offer]:
         await self.watches.fresh()
         now = datetime.now(UTC)
-        found = {job_id: offer for job_id, (offer, _) in self._refused.items()}
+        found: dict[str, Offer] = {}
         for name in list(self.cache.rayjobs):
             evidence = self.cache.evidence(name)
             seen = self._look(name, now)
-            if seen is None or seen.state == "ended" or _leaves(evidence):
+            if seen.state == "ended" or _leaves(evidence):
                 continue
-            job_id = pods.labels(evidence.rayjob).get(JOB, "")
-            token = evidence.rayjob["metadata"]["annotations"].get(TOKEN, "")
-            admitted = truth.admitted(evidence)
-            found[job_id] = Offer(job_id, token, admitted, "" if admitted else truth.kueue_says(evidence, now))
+            offer = _offer(evidence, now)
+            known = found.get(offer.job_id)
+            if known is None or (known.number or 0) < (offer.number or 0):  # one that is about to end may stand beside
+                found[offer.job_id] = offer
         return found
+
+    async def _renew(self, driver: str) -> None:
+        """An attempt that nobody was given can be offered again, though KubeRay or the cluster refused it; not at once.
+        Raises Refused with what was said, until then."""
+        name, memory = kubernetes_name(driver), self._memory(driver)
+        if memory.ended is not None:
+            self._refused[driver] = memory.ended.message, time.monotonic()
+            if name in self.cache.rayjobs:
+                await self._stopper.delete(name)
+            if memory.gone_at is not None:
+                del self._memories[driver]
+        if (refused := self._refused.get(driver)) is not None and time.monotonic() - refused[1] < AGAIN:
+            raise Refused(refused[0])
+        self._refused.pop(driver, None)
 
     async def withdraw(self, job_id: str) -> None:
         await self.watches.fresh()
-        self._refused.pop(job_id, None)
         for name in list(self._live(job_id)):
             found = self._find(name)
             if found is not None and found.state == "running":
@@ -205,6 +221,8 @@ class KubeRay:
 
     async def _keep_priority(self, job: Job, name: str) -> None:
         """A merge patch: applying all of it again would undo what Kueue has written into the pods' templates."""
+        if name not in self.cache.rayjobs:
+            return  # just made; the next look will tell
         wanted = kueue_labels(job.queue, job.priority, self.profile).get(KUEUE_PRIORITY)
         has = pods.labels(self.cache.rayjobs[name]).get(KUEUE_PRIORITY)
         if wanted == has or wanted is None:
@@ -231,10 +249,10 @@ class KubeRay:
 
     def _live(self, job_id: str) -> Iterator[str]:
         """RayJobs of a job whose driver has not ended, those that the watch has not told of yet included."""
-        known = self.cache.of_job(job_id)
+        known = self.cache.of_job(job_id)  # no list of all: a thousand jobs may be asked about in a row
         for name in known:
             found = self._look(name, datetime.now(UTC))
-            if found is not None and found.state != "ended" and not _leaves(self.cache.evidence(name)):
+            if found.state != "ended" and not _leaves(self.cache.evidence(name)):
                 yield name
         for name, (owner, _) in list(self._made.items()):
             if owner == job_id and name not in known and self._is_there(name):
@@ -249,7 +267,7 @@ class KubeRay:
         found = self._find(name)
         return found is None or found.state == "ended"
 
-    def _look(self, name: str, now: datetime) -> DriverSeen | None:
+    def _look(self, name: str, now: datetime) -> DriverSeen:
         evidence = self.cache.evidence(name)
         memory = self._memory(truth.driver_name(evidence.rayjob))
         if memory.ended is not None:
@@ -285,6 +303,8 @@ class KubeRay:
         before = time.monotonic() - FORGET_SECONDS
         for driver in [d for d, m in self._memories.items() if m.gone_at is not None and m.gone_at < before]:
             del self._memories[driver]
+        for driver in [d for d, (_, at) in self._refused.items() if at < before]:
+            del self._refused[driver]
         for name in [n for n, (_, made) in self._made.items() if time.monotonic() - made > ON_ITS_WAY]:
             del self._made[name]
 
@@ -314,6 +334,18 @@ class KubeRay:
             except ComputeFailed as error:
                 log.warning("RayJobs that are over stay for now", error=str(error))
                 return
+
+
+def _offer(evidence: Evidence, now: datetime) -> Offer:
+    labels, annotations = pods.labels(evidence.rayjob), evidence.rayjob["metadata"].get("annotations") or {}
+    number, admitted = labels.get(ATTEMPT, ""), truth.admitted(evidence)
+    return Offer(
+        job_id=labels.get(JOB, ""),
+        token=annotations.get(TOKEN, ""),
+        admitted=admitted,
+        message="" if admitted else truth.kueue_says(evidence, now),
+        number=int(number) if number.isdecimal() else None,
+    )
 
 
 def _leaves(evidence: Evidence) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jos.core.errors import BadRequest
-from jos.launch.base import Launcher
+from jos.launch.base import Launcher, Offers
 from jos.launch.kube_profile import PAGE, KubeProfile, read_profile
 from jos.launch.ray_jobs import RayJobs, passed_environment
 from jos.settings import Settings
@@ -40,6 +40,12 @@ def open_launcher(parts: Wired) -> Launcher:
         )
     drivers, passed = Drivers(parts.store.connection), passed_environment(settings.pass_env)
     return RayJobs(settings.ray_dashboard, drivers, parts.storage.url, passed)
+
+
+def offers_of(launcher: Launcher) -> Offers | None:
+    """Where another system's queue admits: what offers jobs there."""
+    offers: Offers | None = getattr(launcher, "offers", None)
+    return offers
 
 
 def start_seconds(settings: Settings) -> float:
