@@ -6,6 +6,8 @@ No cluster is needed. Whether they mean the right thing: test_manifests_sense.py
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -41,7 +43,28 @@ def test_each_component_alone_every_two_and_all_together_build_and_are_what_kube
 def test_a_misspelt_field_and_an_unknown_kind_are_found() -> None:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"sellector": {}}}
     unknown = {"apiVersion": "apps/v9", "kind": "Deployment", "metadata": {"name": "a"}, "spec": {}}
-    assert len(mistakes([service, unknown])) == 2
+    assert len(mistakes([service, unknown])) == 4  # in two versions of Kubernetes
+
+
+def test_the_overlay_that_the_documentation_shows_builds(tmp_path: Path) -> None:
+    page = (manifests_lab.ROOT / "docs" / "kubernetes.md").read_text()
+    (shown,) = [one for one in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kind: Kustomization" in one]
+    for name in ("base", "components"):
+        shutil.copytree(manifests_lab.K8S / name, tmp_path / name)
+    own = tmp_path / "overlays" / "own"
+    own.mkdir(parents=True)
+    (own / "kustomization.yaml").write_text(shown)
+    (own / "queues.yaml").write_text("queues: {default: {}}\n")
+    found = manifests_lab.parsed(manifests_lab.built(own))
+    assert mistakes(found) == []
+    assert manifests_lab.config(found, "kube.yaml")["namespace"] == "team-a"
+    assert manifests_lab.config(found, "queues.yaml") == {"queues": {"default": {}}}
+    assert manifests_lab.named(found, "ConfigMap", "jos-data")["data"]["JOS_STORAGE"] == "s3://team-a/jobs"
+
+
+def test_every_component_and_overlay_is_in_the_documentation() -> None:
+    page = (manifests_lab.ROOT / "docs" / "kubernetes.md").read_text()
+    assert [name for name in (*COMPONENTS, *OVERLAYS, "images") if f"`{name}`" not in page] == []
 
 
 def test_kueues_objects_are_what_its_crds_take(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,17 @@ def test_the_secrets_script_makes_what_the_pods_ask_for_and_leaves_it_alone_the_
     assert {name: secret(cluster, name) for name in made} == made
 
 
+def grant(cluster: Cluster) -> None:
+    """Namespace, account and Role of the controller, as they stand in the manifests."""
+    plurals = {"ServiceAccount": "serviceaccounts", "Role": "roles", "RoleBinding": "rolebindings"}
+    for one in of_kind(objects("dev"), *plurals):
+        cluster.objects.create(plurals[one["kind"]], one)
+
+
 def test_the_dev_overlays_processes_come_up_and_pass_their_probes(cluster: Cluster, tmp_path: Path) -> None:
     make_secrets(cluster)
-    store, s3, api = free_ports(3)
+    grant(cluster)
+    store, s3, api, controller = free_ports(4)
     own = settings(cluster)
     assert own["JOS_REDIS_URL"].endswith("@jos-redis:6379/0")
     assert own["AWS_ENDPOINT_URL"] == "http://jos-objects:8333"
@@ -129,6 +138,9 @@ def test_the_dev_overlays_processes_come_up_and_pass_their_probes(cluster: Clust
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}",
         "JOS_API_PORT": str(api),
         "JOS_API_HOST": "127.0.0.1",
+        "JOS_CONTROLLER_PORT": str(controller),
+        "JOS_CONTROLLER_HOST": "127.0.0.1",
+        "KUBECONFIG": str(cluster.as_account("jos-controller", "jos-dev")),
         "JOS_HOME": str(tmp_path / "home"),
         "JOS_QUEUES": str(tmp_path / "queues.yaml"),
         "JOS_KUBE": str(tmp_path / "kube.yaml"),
@@ -147,11 +159,22 @@ def test_the_dev_overlays_processes_come_up_and_pass_their_probes(cluster: Clust
         assert redis.Redis.from_url(here["JOS_REDIS_URL"]).config_get("maxmemory-policy") == {
             "maxmemory-policy": "noeviction"
         }
-        command = [str(Path(sys.executable).parent / "jos"), *container("api")["args"]]
-        stack.enter_context(process(command, tmp_path, environment, "api"))
-        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-            probe = container("api")[kind]["httpGet"]
-            until(lambda path=probe["path"]: answers(f"http://127.0.0.1:{api}{path}"))
+        for component in ("api", "controller"):
+            found = container(component)
+            command = [str(Path(sys.executable).parent / "jos"), *found["args"]]
+            stack.enter_context(process(command, tmp_path, environment, component))
+        for component, port in (("api", api), ("controller", controller)):
+            for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+                url = f"http://127.0.0.1:{port}{container(component)[kind]['httpGet']['path']}"
+                until(partial(answers, url))
+        numbers = f"http://127.0.0.1:{controller}/metrics"
+        until(
+            lambda: (
+                {"jos_controller_leader 1.0", "jos_cluster_answers 1.0"} <= set(httpx2.get(numbers).text.splitlines())
+            )
+        )
+        ready = httpx2.get(f"http://127.0.0.1:{api}/readyz").json()
+        assert ready["checks"] == {"store": "ok", "storage": "ok", "controller": "ok"}
 
 
 def answers(url: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(folder.name for folder in (K8S / "overlays").iterdir())
 COMPONENTS = sorted(folder.name for folder in (K8S / "components").iterdir() if folder.name != "images")
+OLDEST = re.search(r"Kubernetes (1\.\d+) or newer", (ROOT / "docs" / "kubernetes.md").read_text())[1]  # type: ignore[index]
 OTHERS_KINDS = ("ServiceMonitor", "PrometheusRule")  # of the Prometheus operator, whose CRDs are not at hand
 
 Object = dict[str, Any]
@@ -109,9 +111,9 @@ def pods(found: Iterable[Object]) -> dict[str, Object]:
 
 
 @functools.cache
-def _mistake(text: str) -> str | None:
+def _mistake(text: str, version: str) -> str | None:
     try:
-        kubernetes_validate.validate(json.loads(text), kubernetes_validate.latest_version(), strict=True)
+        kubernetes_validate.validate(json.loads(text), version, strict=True)
     except kubernetes_validate.ValidationError as error:
         return f"{'.'.join(map(str, error.path))}: {error.message}"
     except kubernetes_validate.utils.SchemaNotFoundError as error:
@@ -120,9 +122,16 @@ def _mistake(text: str) -> str | None:
 
 
 def mistakes(found: Iterable[Object]) -> list[str]:
-    """What Kubernetes' own schema, read strictly, says against objects of its own kinds."""
-    said = [(one, _mistake(json.dumps(one, sort_keys=True))) for one in found if not others(one)]
-    return [f"{one['kind']} {one['metadata']['name']}: {mistake}" for one, mistake in said if mistake]
+    """What Kubernetes' own schemas, read strictly, say against objects of its kinds: the newest, and the oldest that
+    docs/kubernetes.md names."""
+    said = [
+        (one, mistake)
+        for one in found
+        if not others(one)
+        for version in (OLDEST, kubernetes_validate.latest_version())
+        if (mistake := _mistake(json.dumps(one, sort_keys=True), version))
+    ]
+    return [f"{one['kind']} {one['metadata']['name']}: {mistake}" for one, mistake in said]
 
 
 def others(one: Object) -> bool:
