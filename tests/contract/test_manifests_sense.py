@@ -122,7 +122,7 @@ def test_settings_are_settings_of_jos_and_no_secret_is_written_down(name: str) -
     maps = [m for m in of_kind(found, "ConfigMap") if re.match("jos-(settings|data)", m["metadata"]["name"])]
     names = {key for one in maps for key in one["data"]}
     known = {f"JOS_{field.upper()}" for field in Settings.model_fields}
-    known |= {"AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP"}
+    known |= {"AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP", "LM_ALLOW"}
     assert names - known == set()
     files = {f"/etc/jos/{file}" for one in of_kind(found, "ConfigMap") for file in one["data"] if file.endswith("yaml")}
     settings = next(one["data"] for one in maps if one["metadata"]["name"].startswith("jos-settings"))
