@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import atexit
 import json
 import os
 import platform
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import structlog
 
@@ -116,15 +114,6 @@ def _report(job_id: str, outcome: Outcome, as_json: bool) -> None:
         structlog.get_logger().info(str(outcome.ending), job=job_id, message=outcome.message)
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process once all that asked for it had its last turn. The interpreter's own end would take Ray's
-    client apart while threads of it still run, which now and then aborts: a job that went well ends with SIGABRT."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def main() -> int:
     arguments = _arguments()
     log_to(sys.stderr, person=True if arguments.command in ("run", "resume") else None)
@@ -138,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -36,14 +36,19 @@ log = structlog.get_logger()
 @dataclass
 class Leave:
     """Set once this process is asked to end (SIGTERM, SIGINT). `listen` again after anything that may install
-    handlers of its own, as connecting to Ray does."""
+    handlers of its own, as connecting to Ray does: its handler of SIGTERM calls ours, and aborts the process 3 s later,
+    however long the drain may take."""
 
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.event.set)
+            loop.add_signal_handler(number, self._asked)
+
+    def _asked(self) -> None:
+        signal.alarm(0)  # Ray's, if its handler came before ours
+        self.event.set()
 
     @contextlib.contextmanager
     def draining(self, driver: Driver) -> Iterator[None]:
@@ -142,12 +147,19 @@ async def _drive(
     job: Job, token: str, wired: Wired, leave: Leave, connecting: Callable[[], Cluster] | None = None
 ) -> Outcome:
     spec = await _spec(job, token, wired)
+    loop = asyncio.get_running_loop()
+
+    def connect_and_listen() -> Cluster:
+        cluster = connecting() if connecting else connect(wired.settings.ray_address)
+        loop.call_soon_threadsafe(leave.listen)
+        return cluster
+
     driver = Driver(
         spec,
         token,
         wired.storage,
         wired.store,
-        connecting or (lambda: connect(wired.settings.ray_address)),
+        connect_and_listen,
         import_paths(wired.settings),
         retry=job.retry_count - job.automatic_retries,  # a user's: those try again what failed for good
         granted=job.attempt.indexes if job.attempt else None,

@@ -62,6 +62,7 @@ def _written(value: object) -> object:
 Quantity = Annotated[str, BeforeValidator(_written), AfterValidator(_quantity)]
 Name = Annotated[str, _matching(_NAME, "a name of Kubernetes: use a-z, 0-9 and -, at most 63 characters")]
 Dotted = Annotated[str, _matching(_DOTTED, "a name of Kubernetes: use a-z, 0-9, - and .")]
+ShortDotted = Annotated[str, _matching(_DOTTED, "a name that a label can hold: at most 63 of a-z, 0-9, - and .", 63)]
 Variable = Annotated[str, _matching(_VARIABLE, "a variable's name")]
 Key = Annotated[str, _matching(_KEY, "a key of Kubernetes, such as example.com/team")]
 LabelValue = Annotated[str, _matching(_VALUE, "a label's value: letters, digits, -, _ and ., at most 63 characters")]
@@ -140,6 +141,10 @@ class Workers(Nodes):
 
 
 class GpuNodes(Nodes):
+    tolerations: list[Toleration] = Field(
+        default=[Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")],
+        description="taints of nodes that are no hindrance; default: nvidia.com/gpu, which GPU nodes usually have",
+    )
     resource: Key = Field(default="nvidia.com/gpu", description="what the device plugin calls one GPU")
     runtime_class: Dotted | None = Field(default=None, description="the RuntimeClass that GPU pods need, if any")
 
@@ -155,7 +160,7 @@ class Autoscaler(Section):
 
 class PriorityBand(Section):
     at_least: int = Field(description="jobs of this priority and higher, up to the next band")
-    name: Dotted = Field(description="the WorkloadPriorityClass they have")
+    name: ShortDotted = Field(description="the WorkloadPriorityClass they have")
 
 
 class Kueue(Section):
@@ -170,7 +175,7 @@ class Kueue(Section):
 class KubeProfile(Section):
     namespace: Name = Field(default="jos", description="where RayJobs and their pods are")
     service_account: Dotted | None = Field(
-        default=None, description="of jobs' pods, for access to a cloud's storage; no pod gets its token"
+        default=None, description="of jobs' pods, for access to a cloud's storage; only Ray's autoscaler gets its token"
     )
     image: Image = Field(
         default=f"jos:{__version__}", description="head and workers of pipelines that name no image of their own"
@@ -196,10 +201,7 @@ class KubeProfile(Section):
     gpus: dict[str, GpuNodes] = Field(
         default={}, description="nodes of each GPU type, by Ray's name of it, such as H100"
     )
-    any_gpu: GpuNodes = Field(
-        default=GpuNodes(tolerations=[Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")]),
-        description="nodes for pipelines that need a GPU of any type",
-    )
+    any_gpu: GpuNodes = Field(default=GpuNodes(), description="nodes for pipelines that need a GPU of any type")
     optional_gpus: bool = Field(
         default=False, description="true: a GPU that a pipeline can do without is asked for as well"
     )

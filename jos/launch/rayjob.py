@@ -38,7 +38,8 @@ STOP_SECONDS = 5  # that Ray gives a driver beyond its drain
 
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?0[xob][0-9a-fA-F_]+")
-_KUBERNETES_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_RAYJOB_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_QUEUE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ def rayjob(job: Job, pipeline: Pipeline, profile: KubeProfile, *, token: str, nu
 
 def manifest(launch: Launch, profile: KubeProfile) -> Json:
     name = kubernetes_name(launch.name)
-    if len(name) > MOST_NAME or not _KUBERNETES_NAME.fullmatch(name):
+    if len(name) > MOST_NAME or not _RAYJOB_NAME.fullmatch(name):
         raise ConfigInvalid(
             f"A RayJob cannot be called {name}.",
             [Violation("$.metadata.name", f"use a-z, 0-9 and -, at most {MOST_NAME} characters")],
@@ -206,6 +207,7 @@ def _workers(launch: Launch, profile: KubeProfile, labels: Mapping[str, str]) ->
         "minReplicas": least,
         "maxReplicas": pods,
         "numOfHosts": 1,
+        "priority": 0,  # the CRD's default, written out: what compares file and cluster finds no difference
         "rayStartParams": size.ray,
         "template": pod_template(pod, profile),
     }
@@ -273,7 +275,7 @@ def kueue_labels(queue: str, priority: int, profile: KubeProfile) -> dict[str, s
     if profile.admission != "kueue":
         return {}
     local = profile.kueue.local_queues.get(queue, queue)
-    if len(local) > MOST_LABEL or not _KUBERNETES_NAME.fullmatch(local):
+    if len(local) > MOST_LABEL or not _QUEUE_NAME.fullmatch(local):
         raise ConfigInvalid(
             f"The queue {queue!r} cannot be the name of a LocalQueue.",
             [Violation("$.kueue.local_queues", f"has no entry for {queue!r}", "missing")],

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from jos.core.model import Json
 from jos.launch.kube_profile import KubeProfile, Nodes
 
-JOB_FOLDER = "/etc/jos"
+JOB_FILE = PurePosixPath("/etc/jos/job.yaml")  # where the driver finds it; its name is the key in the ConfigMap
 TOKEN_VOLUME, TOKEN_FOLDER = "kube-api-access", "/var/run/secrets/kubernetes.io/serviceaccount"
 GRACE_SECONDS = 30  # from the end of a driver's drain to a kill
 
@@ -120,7 +121,7 @@ def _container(pod: Pod, profile: KubeProfile) -> Json:
         {"name": "shared-mem", "mountPath": "/dev/shm"},
     ]
     if pod.job_file:
-        mounts.append({"name": "job", "mountPath": JOB_FOLDER, "readOnly": True})
+        mounts.append({"name": "job", "mountPath": str(JOB_FILE.parent), "readOnly": True})
     container: Json = {
         "name": pod.container,
         "image": pod.image,

@@ -18,10 +18,9 @@ from jos.core.model import JobRequest, Json, Pipeline
 from jos.core.schema import json_path
 from jos.launch.kube_profile import KubeProfile
 from jos.launch.rayjob import JOB, MANAGED_BY, PREFIX, Launch, kubernetes_name, manifest, to_yaml
-from jos.launch.rayjob_pods import JOB_FOLDER
+from jos.launch.rayjob_pods import JOB_FILE
 from jos.storage.source import locate
 
-FILE = "job.yaml"
 BY = "jos-render"  # not `jos`: a service in the same namespace leaves alone what it did not begin
 
 
@@ -37,7 +36,7 @@ def rendered(
     job_id = job_id or derived_id("job", text)
     name = f"{PREFIX}{job_id}"
     labels = {JOB: job_id, MANAGED_BY: BY}
-    command = [*pipeline.command, "run", f"{JOB_FOLDER}/{FILE}", "--job-id", job_id]
+    command = [*pipeline.command, "run", str(JOB_FILE), "--job-id", job_id]
     launch = Launch(
         name=name,
         entrypoint=shlex.join(command),
@@ -58,7 +57,7 @@ def rendered(
         "namespace": profile.namespace,
         "labels": {**profile.labels, **labels},
     }
-    file = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {FILE: text}}
+    file = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {JOB_FILE.name: text}}
     return job_id, [file, job]
 
 

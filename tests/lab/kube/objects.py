@@ -47,7 +47,7 @@ class Objects(Endings):
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         namespaces: tuple[str, ...] = ("default", "kube-system"),
-        history: int = 50_000,
+        history: int = 5_000,
     ) -> None:
         super().__init__(clock, history)
         self.rules = Schemas()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from kube.calls import Call, as_json
 from kube.errors import ApiError
 from kube.objects import Objects
 from kube.paths import Target, nowhere, target
-from kube.rbac import Guard
+from kube.rbac import Guard, Use
 from kube.watching import Bell, Pages, Watch, events
 
 Body = dict[str, Any]
@@ -50,7 +51,7 @@ class Server:
 
     def __init__(self, objects: Objects, *, bookmarks: float = 60.0) -> None:
         self.objects, self.guard = objects, Guard(objects)
-        self._pages, self._bookmarks = Pages(objects), bookmarks
+        self._pages, self.bookmarks = Pages(objects), bookmarks
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._bell: Bell | None = None
@@ -79,6 +80,16 @@ class Server:
         }
         path.write_text(yaml.safe_dump(config))
         return path
+
+    @property
+    def used(self) -> dict[str, set[Use]]:
+        """What each identity asked for and was allowed: (verb, API group, resource, subresource)."""
+        return self.guard.used
+
+    @property
+    def calls(self) -> Counter[tuple[str, str, str]]:
+        """How often: by (identity, verb, resource)."""
+        return self.guard.calls
 
     # --- ways to hurt it ---
 
@@ -198,7 +209,7 @@ class Server:
         assert bell is not None
         watch = Watch.asked(asked, request.query_params)
         seconds = float(request.query_params.get("timeoutSeconds") or _HOUR)
-        lines = events(self.objects, watch, bell, seconds, self._bookmarks)
+        lines = events(self.objects, watch, bell, seconds, self.bookmarks)
         return StreamingResponse(lines, headers={"Content-Type": "application/json"})
 
 
