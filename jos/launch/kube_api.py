@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FIELD_MANAGER = "jos"
 TIMEOUT = httpx2.Timeout(15.0, connect=4.0)
+SILENCE = 5.0  # seconds beyond the end of a watch, in which the server must have ended it
 PAGE = 250  # objects of one answer of a list
 
 _FORBIDDEN = re.compile(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"')
@@ -93,7 +94,7 @@ class KubeApi:
             raise missing_extra() from error
         try:
             client = AsyncClient(namespace=namespace, timeout=TIMEOUT, field_manager=FIELD_MANAGER)
-        except (ConfigError, OSError, KeyError, ValueError) as error:
+        except (ConfigError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:  # or an odd file
             raise BadRequest(
                 f"JOS knows no Kubernetes cluster: {error}.",
                 suggestion="Outside of a cluster, set KUBECONFIG to a file that kubectl works with.",
@@ -149,6 +150,14 @@ class KubeApi:
             answer = await self.client.create(asked)
         return bool((answer.get("status") or {}).get("allowed"))
 
+    async def version(self) -> str:
+        """Of the API server."""
+        generic: Any = self.client._client
+        with self._told("get", Kind("", "", "", "version", "Kubernetes")):
+            answer = await generic.send(generic._client.build_request("GET", "/version"))
+            generic.raise_for_status(answer)
+            return str(answer.json()["gitVersion"])
+
     # --- all of them ---
 
     async def list(self, kind: Kind, selector: Mapping[str, str]) -> tuple[list[Mapping[str, Any]], str]:
@@ -183,7 +192,7 @@ class KubeApi:
             request = generic.prepare_request(
                 "list", res=resource(kind), namespace=self.namespace, watch=True, params=parameters
             )
-            request.timeout = httpx2.Timeout(TIMEOUT.connect, read=seconds + 5.0)
+            request.timeout = httpx2.Timeout(TIMEOUT.connect, read=seconds + SILENCE)
             driver: Any = WatchDriver(request, None)
             response = await generic.send(generic.build_adapter_request(request), stream=True)
             try:
@@ -207,10 +216,12 @@ class KubeApi:
         except ApiError as error:
             raise self._explained(error, verb, kind) from error
         except httpx2.HTTPStatusError as error:  # an answer that is no Status: a proxy's, or the server's that starts
-            code = error.response.status_code
-            if code == 410:
-                raise Expired from error
-            raise self._strange(code, f"{verb} {kind.plural}", error.response.text) from error
+            raise self._odd(error.response, verb, kind) from error
+        except KeyError as error:  # lightkube looks for a header that this answer has not
+            answer = getattr(error.__context__, "response", None)
+            if not isinstance(answer, httpx2.Response):
+                raise
+            raise self._odd(answer, verb, kind) from error
         except httpx2.HTTPError as error:
             raise ComputeFailed(
                 f"The Kubernetes API server at {self.server} cannot be reached: {str(error) or type(error).__name__}.",
@@ -260,6 +271,11 @@ class KubeApi:
             f"The cluster knows no {kind.plural} in {kind.group or 'the core'}/{kind.version}: {said}",
             suggestion=f"Install {kind.owner} with its CRDs; docs/kubernetes.md says which version.",
         )
+
+    def _odd(self, answer: httpx2.Response, verb: str, kind: Kind) -> Exception:
+        if answer.status_code == 410:
+            return Expired()
+        return self._strange(answer.status_code, f"{verb} {kind.plural}", answer.text)
 
     def _strange(self, code: int, what: str, said: str) -> ComputeFailed:
         words = " ".join(said.split())[:500]

@@ -59,7 +59,7 @@ class Watches:
     def __init__(
         self, api: KubeApi, cache: Cache, selector: Mapping[str, str], *, kueue: bool, life: int = LIFE
     ) -> None:
-        self.api, self.cache, self._life = api, cache, life
+        self.api, self.cache = api, cache
         self.watches = [Watch(kind, selector) for kind in (RAYJOB, RAYCLUSTER, POD)]
         if kueue:
             self.watches.append(Watch(WORKLOAD, {}))
@@ -124,7 +124,7 @@ class Watches:
         """One stream, until the server ends it."""
         assert watch.version is not None
         began = time.monotonic()
-        async with self.api.watch(watch.kind, watch.selector, watch.version, self._life) as changes:
+        async with self.api.watch(watch.kind, watch.selector, watch.version, LIFE) as changes:
             watch.works()
             async for change in changes:
                 if change.type == "DELETED":

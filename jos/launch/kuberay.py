@@ -19,7 +19,7 @@ import structlog
 
 from jos.core.admission import Node
 from jos.core.errors import ComputeFailed, ConfigInvalid
-from jos.core.model import Job, Pipeline
+from jos.core.model import Job, Json, Pipeline
 from jos.launch import pods
 from jos.launch import rayjob_truth as truth
 from jos.launch.base import DriverSeen, Offer, Offers, Waits, number_of
@@ -69,6 +69,36 @@ def open_kuberay(settings: Settings, storage: Storage) -> KubeRay:
         return (await load_spec(job, storage)).pipeline
 
     return KubeRay(KubeApi.connect(profile.namespace), profile, installation(storage.url), pipeline_of)
+
+
+def probe(profile: KubeProfile) -> Json:
+    """A RayJob as JOS makes them, to see whether a cluster would take it. It says nothing of GPUs, which only pipelines
+    that need them do."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    job = Job(
+        id="job_probe",
+        org_id="org_local",
+        name="probe",
+        pipeline_type="batch",
+        pipeline_key="probe",
+        pipeline_version="1.0.0",
+        parameters={},
+        created_at=now,
+        updated_at=now,
+        queued_at=now,
+    )
+    pipeline = Pipeline(
+        pipeline_key="probe",
+        pipeline_version="1.0.0",
+        name="probe",
+        worker="probe:Probe",
+        default_config={},
+        config_schema={},
+        user_config_schema={},
+        inputs={},
+        outputs={},
+    )
+    return rayjob(job, pipeline, profile, token="probe", number=1, installation="probe")
 
 
 @dataclass
@@ -319,13 +349,11 @@ class KubeRay:
             self._tidying = asyncio.create_task(self._delete(old))
 
     def _is_over(self, name: str, now: datetime) -> bool:
-        evidence = self.cache.evidence(name)
-        memory = self._memory(truth.driver_name(evidence.rayjob))
-        if memory.ended is None or memory.ended_at is None or "deletionTimestamp" in evidence.rayjob["metadata"]:
+        found = self.cache.rayjobs[name]
+        memory = self._memory(truth.driver_name(found))
+        if memory.ended is None or memory.ended_at is None or "deletionTimestamp" in found["metadata"]:
             return False
-        if not truth.is_over(evidence.rayjob):
-            return True
-        return now - (truth.ended_at(evidence.rayjob) or memory.ended_at) > KEPT
+        return not truth.is_over(found) or now - (truth.ended_at(found) or memory.ended_at) > KEPT
 
     async def _delete(self, names: list[str]) -> None:
         for name in names:

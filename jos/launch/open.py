@@ -57,6 +57,17 @@ def start_seconds(settings: Settings) -> float:
     return START_SECONDS
 
 
+async def reach(profile: KubeProfile) -> str:
+    """The version of the cluster's API server. Raises BadRequest or ComputeFailed where there is no way to it."""
+    from jos.launch.kube_api import KubeApi
+
+    api = KubeApi.connect(profile.namespace)
+    try:
+        return await api.version()
+    finally:
+        await api.close()
+
+
 def check_pods(settings: Settings, profile: KubeProfile) -> None:
     """Whether drivers in pods know, and reach, this service's Redis and storage. Raises BadRequest if not."""
     for problem, suggestion in _out_of_reach(settings, profile):

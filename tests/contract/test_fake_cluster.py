@@ -360,6 +360,19 @@ def test_kubectl_patches_and_deletes_and_waits(cluster: Cluster) -> None:
     assert cluster.objects.list("rayjobs") == []
 
 
+def test_kubectl_hears_what_an_admission_policy_refuses(cluster: Cluster) -> None:
+    rule = {"apiGroups": ["ray.io"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["rayjobs"]}
+    check = {"expression": "object.spec.submissionMode == 'HTTPMode'", "message": "HTTPMode it must be"}
+    policy = {"matchConstraints": {"resourceRules": [rule]}, "validations": [check]}
+    cluster.objects.create("validatingadmissionpolicies", {"metadata": {"name": "p"}, "spec": policy})
+    binding = {"policyName": "p", "validationActions": ["Deny"]}
+    cluster.objects.create("validatingadmissionpolicybindings", {"metadata": {"name": "b"}, "spec": binding})
+    kubectl(cluster, "apply", "-f", "-", stdin=rayjob("a"))
+    with pytest.raises(subprocess.CalledProcessError, match="apply") as error:
+        kubectl(cluster, "apply", "-f", "-", stdin=rayjob("b", submissionMode="HttpMode"))
+    assert "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: HTTPMode it must be" in error.value.stderr
+
+
 def test_kubectl_applies_core_kinds_by_strategic_merge(cluster: Cluster) -> None:
     def deployment(*containers: str) -> dict[str, Any]:
         template = {"spec": {"containers": [{"name": name, "image": "i"} for name in containers]}}

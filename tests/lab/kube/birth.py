@@ -39,8 +39,8 @@ def _service(obj: Obj) -> Obj:
 
 
 def _secret(obj: Obj) -> Obj:
-    found = {"type": "Opaque"} | obj
-    plain = found.pop("stringData", None) or {}
+    found: Obj = {"type": "Opaque"} | obj
+    plain: dict[str, str] = found.pop("stringData", None) or {}
     coded = {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
     return found | ({"data": (found.get("data") or {}) | coded} if coded else {})
 

@@ -85,7 +85,8 @@ class Call:
         if self.asked.name and meta.setdefault("name", self.asked.name) != self.asked.name:
             told = f"the name of the object ({meta['name']}) does not match the name on the URL ({self.asked.name})"
             raise bad_request(told)
-        return found | {"metadata": meta}
+        whole: Body = found | {"metadata": meta}
+        return whole
 
     def _strict(self, obj: Body) -> dict[str, str]:
         """Refuses unknown fields or warns of them, as the client wishes: the headers with the warnings."""

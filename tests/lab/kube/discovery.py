@@ -58,10 +58,7 @@ def resources(group: str, version: str) -> Body:
 
 def _entries(kind: Kind) -> Iterable[Body]:
     entry: Body = {"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced}
-    more = ({"shortNames": list(kind.short)} if kind.short else {}) | (
-        {"categories": list(kind.categories)} if kind.categories else {}
-    )
-    yield entry | {"kind": kind.kind, "verbs": _VERBS} | more
+    yield entry | {"kind": kind.kind, "verbs": _VERBS} | ({"shortNames": list(kind.short)} if kind.short else {})
     if kind.status:
         verbs = ["get", "patch", "update"]
         yield entry | {"name": f"{kind.plural}/status", "singularName": "", "kind": kind.kind, "verbs": verbs}
@@ -84,7 +81,6 @@ def _full(kind: Kind) -> Body:
     found: Body = {"resource": kind.plural, "responseKind": response, "singularResource": kind.singular}
     found |= {"scope": "Namespaced" if kind.namespaced else "Cluster", "verbs": _VERBS}
     found |= {"shortNames": list(kind.short)} if kind.short else {}
-    found |= {"categories": list(kind.categories)} if kind.categories else {}
     if kind.status:
         verbs = ["get", "patch", "update"]
         found["subresources"] = [{"subresource": "status", "responseKind": response, "verbs": verbs}]

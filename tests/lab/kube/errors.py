@@ -16,7 +16,13 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The Status object that the server answers with."""
-        found = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": self.message}
+        found: dict[str, Any] = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+        }
         found |= {"reason": self.reason, "code": self.status}
         return found | ({"details": self.details} if self.details else {})
 

@@ -1,6 +1,6 @@
 """The kinds that the fake cluster serves: names, scope, and which of them have a status of their own.
 
-Core kinds stand here; those of CRDs come from `kube.crds`. A plural name is unique over all groups here.
+Core kinds stand here, and those of the CRDs in `kube.crds`. A plural name is unique over all groups here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ class Kind:
     counted: bool = False
     custom: bool = False
     short: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
 
     @property
     def api_version(self) -> str:
@@ -37,30 +36,45 @@ class Kind:
         return self.kind.lower()
 
 
-_RBAC = "rbac.authorization.k8s.io"
+def _core(group: str, kind: str, plural: str, *short: str, version: str = "v1", **more: bool) -> Kind:
+    namespaced, status, counted = (more.pop(name, name == "namespaced") for name in ("namespaced", "status", "counted"))
+    return Kind(group, version, kind, plural, namespaced, status, counted, short=short)
+
+
+_RBAC, _ADMISSION = "rbac.authorization.k8s.io", "admissionregistration.k8s.io"
 CORE = (
-    Kind("", "v1", "Namespace", "namespaces", namespaced=False, status=True, short=("ns",)),
-    Kind("", "v1", "Node", "nodes", namespaced=False, status=True, short=("no",)),
-    Kind("", "v1", "Pod", "pods", status=True, counted=True, short=("po",), categories=("all",)),
-    Kind("", "v1", "Service", "services", status=True, short=("svc",), categories=("all",)),
-    Kind("", "v1", "ConfigMap", "configmaps", short=("cm",)),
-    Kind("", "v1", "Secret", "secrets"),
-    Kind("", "v1", "Event", "events", short=("ev",)),
-    Kind("", "v1", "ServiceAccount", "serviceaccounts", short=("sa",)),
-    Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", status=True, short=("pvc",)),
-    Kind("batch", "v1", "Job", "jobs", status=True, counted=True, categories=("all",)),
-    Kind("apps", "v1", "Deployment", "deployments", status=True, counted=True, short=("deploy",), categories=("all",)),
-    Kind("coordination.k8s.io", "v1", "Lease", "leases"),
-    Kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", namespaced=False, counted=True, short=("pc",)),
-    Kind(_RBAC, "v1", "Role", "roles"),
-    Kind(_RBAC, "v1", "RoleBinding", "rolebindings"),
-    Kind(_RBAC, "v1", "ClusterRole", "clusterroles", namespaced=False),
-    Kind(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
+    _core("", "Namespace", "namespaces", "ns", namespaced=False, status=True),
+    _core("", "Node", "nodes", "no", namespaced=False, status=True),
+    _core("", "Pod", "pods", "po", status=True, counted=True),
+    _core("", "Service", "services", "svc", status=True),
+    _core("", "ConfigMap", "configmaps", "cm"),
+    _core("", "Secret", "secrets"),
+    _core("", "Event", "events", "ev"),
+    _core("", "ServiceAccount", "serviceaccounts", "sa"),
+    _core("", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", status=True),
+    _core("batch", "Job", "jobs", status=True, counted=True),
+    _core("apps", "Deployment", "deployments", "deploy", status=True, counted=True),
+    _core("apps", "StatefulSet", "statefulsets", "sts", status=True, counted=True),
+    _core("autoscaling", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", version="v2", status=True),
+    _core("policy", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", status=True, counted=True),
+    _core("networking.k8s.io", "NetworkPolicy", "networkpolicies", "netpol", counted=True),
+    _core("networking.k8s.io", "Ingress", "ingresses", "ing", status=True, counted=True),
+    _core("coordination.k8s.io", "Lease", "leases"),
+    _core("scheduling.k8s.io", "PriorityClass", "priorityclasses", "pc", namespaced=False, counted=True),
+    _core(_RBAC, "Role", "roles"),
+    _core(_RBAC, "RoleBinding", "rolebindings"),
+    _core(_RBAC, "ClusterRole", "clusterroles", namespaced=False),
+    _core(_RBAC, "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
+    _core(_ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies", namespaced=False, status=True),
+    _core(_ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", namespaced=False),
+    # the Prometheus operator's; taken as they come, for its CRDs are not here
+    _core("monitoring.coreos.com", "ServiceMonitor", "servicemonitors", "smon", counted=True),
+    _core("monitoring.coreos.com", "PrometheusRule", "prometheusrules", "promrule", counted=True),
 )
 
 
-def _custom(group: str, version: str, kind: str, plural: str, **more: bool) -> Kind:
-    return Kind(group, version, kind, plural, status=more.pop("status", True), counted=True, custom=True, **more)
+def _custom(group: str, version: str, kind: str, plural: str, namespaced: bool = True, status: bool = True) -> Kind:
+    return Kind(group, version, kind, plural, namespaced, status, counted=True, custom=True)
 
 
 _KUEUE = ("kueue.x-k8s.io", "v1beta2")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,21 +21,12 @@ from kube.errors import ApiError, already_exists, bad_request, conflict, forbidd
 from kube.fields import Shape
 from kube.kinds import KINDS, Kind
 from kube.managers import Manager, applied, parsed, updated
+from kube.podsecurity import PodSecurity
+from kube.policies import Policies, Review
 from kube.shelf import Kept, Obj, copied, kind_of, space_of
 from kube.validation import Schemas
 
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # of generated names: no vowels, nothing that looks like another
-
-
-@dataclass
-class Review:
-    """What admission sees: `operation` is CREATE, UPDATE or DELETE. A mutator changes `obj` in place."""
-
-    operation: str
-    resource: str
-    obj: Obj
-    old: Obj | None = None
-    subresource: str | None = None
 
 
 class Objects(Endings):
@@ -52,7 +42,7 @@ class Objects(Endings):
         super().__init__(clock, history)
         self.rules = Schemas()
         self.mutators: list[Callable[[Review], None]] = []
-        self.validators: list[Callable[[Review], None]] = []
+        self.validators: list[Callable[[Review], None]] = [Policies(self), PodSecurity(self)]
         for name in namespaces:
             self.create("namespaces", {"metadata": {"name": name}})
 

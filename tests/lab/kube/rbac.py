@@ -14,6 +14,7 @@ from typing import Any
 from kube.errors import ApiError, forbidden
 from kube.objects import Objects
 from kube.paths import Target
+from kube.shelf import Kept
 
 ADMIN = "system:admin"
 Use = tuple[str, str, str, str]  # verb, API group, resource, subresource ("" for none)
@@ -61,7 +62,8 @@ class Guard:
             self.calls[user, target.verb, kind.plural] += 1
 
     def _rules(self, user: str, namespace: str | None) -> Iterator[dict[str, Any]]:
-        bindings = [(None, binding) for binding in self._objects.listing("clusterrolebindings")[0]]
+        bindings: list[tuple[str | None, Kept]] = []
+        bindings += [(None, binding) for binding in self._objects.listing("clusterrolebindings")[0]]
         if namespace is not None:
             bindings += [(namespace, binding) for binding in self._objects.listing("rolebindings", namespace)[0]]
         for space, binding in bindings:

@@ -115,7 +115,7 @@ class Server:
         runner = self._runner
         if runner is not None and self._bell is not None:
             done = threading.Event()
-            self._bell.loop.call_soon_threadsafe(lambda: (_abort(runner), done.set()))
+            self._bell.loop.call_soon_threadsafe(_abort, runner, done)
             done.wait(10)
 
     def down(self) -> None:
@@ -168,7 +168,8 @@ class Server:
         try:
             return await self._answer(request)
         except ApiError as error:
-            headers = {"Retry-After": str(error.details["retryAfterSeconds"])} if _retries(error) else {}
+            seconds = (error.details or {}).get("retryAfterSeconds")
+            headers = {} if seconds is None else {"Retry-After": str(seconds)}
             return as_json(error.body(), error.status, headers)
 
     async def _answer(self, request: Request) -> Response:
@@ -216,14 +217,11 @@ class Server:
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def _retries(error: ApiError) -> bool:
-    return bool(error.details and "retryAfterSeconds" in error.details)
-
-
 def _hits(fault: Fault, asked: Target) -> bool:
     return fault.verb in (None, asked.verb) and fault.resource in (None, asked.kind.plural)
 
 
-def _abort(runner: uvicorn.Server) -> None:
+def _abort(runner: uvicorn.Server, done: threading.Event) -> None:
     for connection in list(runner.server_state.connections):
-        connection.transport.abort()  # type: ignore[union-attr]
+        connection.transport.abort()
+    done.set()

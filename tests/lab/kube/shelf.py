@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -22,6 +22,7 @@ from kube.errors import ApiError, expired, not_found
 from kube.kinds import KINDS, Kind
 from kube.managers import Manager
 
+T = TypeVar("T")
 Obj = dict[str, Any]
 Key = tuple[str, str, str]  # resource, namespace ("" for what has none), name
 
@@ -46,8 +47,12 @@ class Change:
     managers: tuple[Manager, ...] = ()
 
 
-def copied(obj: Any) -> Any:
-    return orjson.loads(orjson.dumps(obj))
+def copied(obj: T) -> T:
+    found: T = orjson.loads(orjson.dumps(obj))
+    return found
+
+
+Changes = list[Change]  # a method of the class below is called list
 
 
 class Shelf:
@@ -111,7 +116,7 @@ class Shelf:
     ) -> list[Obj]:
         return [copied(kept.obj) for kept in self.listing(resource, namespace, labels, fields)[0]]
 
-    def changes(self, since_rv: int = 0) -> list[Change]:
+    def changes(self, since_rv: int = 0) -> Changes:
         """All changes after `since_rv`; raises Expired (410) where they are no longer known."""
         with self._lock:
             if since_rv < self._compacted:
@@ -172,8 +177,9 @@ class Shelf:
         key = (kind.plural, space_of(kind, meta.get("namespace")), meta["name"])
         self._kept[kind.plural][key[1:]] = kept
         self._uids[meta["uid"]] = key
-        self._index(key, old and old.obj, obj)
-        self._note(Change(self._rv, type_, kind.plural, obj, old and old.obj, kept.managers))
+        before = old.obj if old else None
+        self._index(key, before, obj)
+        self._note(Change(self._rv, type_, kind.plural, obj, before, kept.managers))
         return kept
 
     def _take_away(self, kind: Kind, kept: Kept) -> Obj:

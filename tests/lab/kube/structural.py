@@ -37,8 +37,8 @@ def pruned(schema: Schema, value: Any, path: str = "", unknown: list[str] | None
     keeps = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
     pairs = []
     for key, where, below, child in children(schema, value, path):
-        typed = not path and key in ("apiVersion", "kind", "metadata")
-        typed = typed or (schema.get("x-kubernetes-embedded-resource") and key in ("apiVersion", "kind", "metadata"))
+        whole = not path or schema.get("x-kubernetes-embedded-resource")
+        typed = whole and key in ("apiVersion", "kind", "metadata")
         if typed or (below is None and keeps):
             pairs.append((key, child))
         elif below is not None:

@@ -174,8 +174,10 @@ def _broken(rule: Schema, value: Any, old: Any) -> str | None:
     if looks_back and old is None:
         return None
     known = {"self": value} | ({"oldSelf": old} if looks_back else {})
+    message = str(rule.get("message", f"failed rule: {rule['rule']}")).strip()
     try:
-        held = program.execute(known)
+        return None if program.execute(known) is True else message
+    except KeyError as error:
+        return f"no such key: {error.args[0]} evaluating rule: {message}"
     except (ValueError, RuntimeError, TypeError) as error:
-        return f"rule evaluation error: {error}: {rule['rule']}"
-    return None if held is True else rule.get("message", f"failed rule: {rule['rule']}").strip()
+        return f"{error} evaluating rule: {message}"

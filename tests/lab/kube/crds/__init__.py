@@ -5,11 +5,11 @@ README.md says where they come from; `make` makes them from the originals, and a
 
 from __future__ import annotations
 
-import gzip
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from kube.crds.make import read
 
 FOLDER = Path(__file__).parent
 
@@ -17,12 +17,7 @@ FOLDER = Path(__file__).parent
 @cache
 def crds() -> dict[str, dict[str, Any]]:
     """All of them by plural name; not to be changed."""
-    return {path.name.removesuffix(".json.gz"): _read(path) for path in sorted(FOLDER.glob("*.json.gz"))}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
-    return found
+    return {path.name.removesuffix(".json.gz"): read(path.read_bytes()) for path in sorted(FOLDER.glob("*.json.gz"))}
 
 
 @cache

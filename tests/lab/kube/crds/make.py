@@ -68,6 +68,11 @@ def made(source: Path) -> tuple[str, bytes]:
     return spec["names"]["plural"], gzip.compress(text.encode(), 9, mtime=0)
 
 
+def read(data: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(gzip.decompress(data))
+    return found
+
+
 def originals(folder: Path) -> list[Path]:
     return [folder / release / f"{name}.yaml" for release, names in SOURCES.items() for name in names]
 
