@@ -173,6 +173,12 @@ def test_the_dev_overlays_processes_come_up_and_pass_their_probes(cluster: Clust
                 {"jos_controller_leader 1.0", "jos_cluster_answers 1.0"} <= set(httpx2.get(numbers).text.splitlines())
             )
         )
+        doctor = [str(Path(sys.executable).parent / "jos"), "doctor"]
+        said = subprocess.run(doctor, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        words = " ".join(said.stdout.split())
+        assert (said.returncode, said.stderr) == (0, ""), words
+        assert "all that JOS needs in namespace jos-dev" in words
+        assert "accepted, with every field of KubeRay 1.7" in words
         ready = httpx2.get(f"http://127.0.0.1:{api}/readyz").json()
         assert ready["checks"] == {"store": "ok", "storage": "ok", "controller": "ok"}
 

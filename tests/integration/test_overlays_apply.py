@@ -1,5 +1,5 @@
-"""kubectl installs every overlay on the fake cluster, with Kubernetes' rules and KubeRay's and Kueue's CRDs, and what it
-brings along, its admission policy above all, is in force there.
+"""kubectl installs every overlay on the fake cluster, which has Kubernetes' rules and KubeRay's and Kueue's CRDs; and
+what an overlay brings along, its admission policy above all, is in force there.
 """
 
 from __future__ import annotations
