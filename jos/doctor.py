@@ -49,10 +49,13 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _guarded(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
+    found: list[Finding] = []
     try:
-        return list(check(settings))
+        for finding in check(settings):
+            found.append(finding)  # what was found before it fails counts
     except JosError as error:
-        return [Finding(check.__name__.strip("_"), "fail", error.message, error.suggestion or "")]
+        found.append(Finding(check.__name__.strip("_"), "fail", error.message, error.suggestion or ""))
+    return found
 
 
 def _python(_settings: Settings) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,6 +23,7 @@ LIFE = 25  # seconds of one stream; a server that is silent for longer is not th
 STALE = 10.0  # seconds for which a watch may be broken before what is known counts as too old
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, doubled at each failure in a row
 PATIENCE = 8.0  # seconds for the first lists
+HOPELESS = 3  # failures of one of them, after which nobody waits for it any longer
 
 log = structlog.get_logger()
 
@@ -34,7 +35,7 @@ class Watch:
     kind: Kind
     selector: Mapping[str, str]
     version: str | None = None  # the latest that is known; None: everything must be listed
-    listed: asyncio.Event = field(default_factory=asyncio.Event)  # once
+    listed: bool = False  # once
     broken_since: float | None = None  # monotonic
     error: JosError | None = None  # the latest, while it is broken
     failures: int = 0  # in a row
@@ -69,12 +70,11 @@ class Watches:
         """Returns when what is known is as good as new. Raises ComputeFailed: nothing can be said of the cluster."""
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._follow(watch), name=watch.kind.plural) for watch in self.watches]
-        try:
-            async with asyncio.timeout(PATIENCE):
-                for watch in self.watches:
-                    await watch.listed.wait()
-        except TimeoutError:
-            raise self._unknown(f"It has not listed {self._unlisted()} yet.") from None
+        deadline = time.monotonic() + PATIENCE
+        while any(not watch.listed for watch in self.watches):
+            if time.monotonic() > deadline or any(watch.failures >= HOPELESS for watch in self.watches):
+                raise self._unknown(f"It has not listed {self._unlisted()} yet.")
+            await asyncio.sleep(0.02)
         now = time.monotonic()
         for watch in self.watches:
             if watch.broken_since is not None and now - watch.broken_since > STALE:
@@ -87,7 +87,7 @@ class Watches:
         self._tasks = []
 
     def _unlisted(self) -> str:
-        return " and ".join(watch.kind.plural for watch in self.watches if not watch.listed.is_set())
+        return " and ".join(watch.kind.plural for watch in self.watches if not watch.listed)
 
     def _unknown(self, otherwise: str) -> ComputeFailed:
         error = next((watch.error for watch in self.watches if watch.error is not None), None)
@@ -118,7 +118,7 @@ class Watches:
         self.cache.replace(watch.kind.plural, things)
         watch.version = version
         watch.works()
-        watch.listed.set()
+        watch.listed = True
 
     async def _stream(self, watch: Watch) -> None:
         """One stream, until the server ends it."""

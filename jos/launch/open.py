@@ -1,7 +1,7 @@
 """The launcher that the settings name, and what must be right before it can start a driver.
 
 What a launcher needs besides is imported only where it is used: Kubernetes' client is an extra.
-May import: everything below the API and the controller. Tests: tests/unit/test_launch_open.py, tests/e2e/test_up.py.
+May import: everything below the API and the controller. Tests: tests/unit/test_launch_open.py.
 """
 
 from __future__ import annotations

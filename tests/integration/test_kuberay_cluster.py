@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from kube.errors import invalid
 from kube.fixtures import NAMESPACE
 from kube.shelf import kind_of
-from kuberay_lab import DRIVER, KUEUE, NAME, PIPELINE, Site, job, looked, state, until
+from kuberay_lab import DRIVER, KUEUE, NAME, PIPELINE, Site, grant, job, looked, state, until
 
 from jos.core.errors import ComputeFailed
 from jos.core.model import Gpu, Job, Pipeline, Resources
-from jos.launch.kube_api import Kind, KubeApi
+from jos.launch.kube_api import KubeApi
 from jos.launch.kube_profile import KubeProfile
 from jos.launch.kuberay import KubeRay, rights
 from jos.launch.rayjob import rayjob
@@ -156,21 +154,6 @@ def test_a_profile_that_does_not_know_the_gpu_ends_the_attempt_with_what_to_do(s
             assert "needs a GPU of type H100" in (await launcher.seen())[DRIVER].message
 
     asyncio.run(work())
-
-
-def grant(site: Site, given: Mapping[Kind, frozenset[str]]) -> Path:
-    """A kubeconfig of a service account with just these rights."""
-    rules = [{"apiGroups": [k.group], "resources": [k.plural], "verbs": sorted(verbs)} for k, verbs in given.items()]
-    objects = site.cluster.objects
-    named = {"name": "jos", "namespace": NAMESPACE}
-    for kind in ("roles", "rolebindings"):
-        if any(found["metadata"]["name"] == "jos" for found in objects.list(kind, NAMESPACE)):
-            objects.delete(kind, NAMESPACE, "jos")
-    objects.create("roles", {"metadata": named, "rules": rules})
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "jos"}
-    subject = {"kind": "ServiceAccount", "name": "jos-controller", "namespace": NAMESPACE}
-    objects.create("rolebindings", {"metadata": named, "roleRef": role, "subjects": [subject]})
-    return site.cluster.as_account("jos-controller")
 
 
 @pytest.mark.parametrize("lacking", ["list", "watch", "create", "patch", "delete"])

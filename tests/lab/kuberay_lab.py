@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -17,7 +18,7 @@ from kube.fixtures import NAMESPACE, Cluster
 
 from jos.core.model import Attempt, Job, Pipeline, Status
 from jos.launch.base import DriverSeen
-from jos.launch.kube_api import KubeApi
+from jos.launch.kube_api import Kind, KubeApi
 from jos.launch.kube_profile import KubeProfile, profile_of
 from jos.launch.kube_stop import Deadlines
 from jos.launch.kuberay import KubeRay
@@ -175,6 +176,21 @@ class Head:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+
+def grant(site: Site, given: Mapping[Kind, frozenset[str]]) -> Path:
+    """A kubeconfig of a service account with just these rights."""
+    rules = [{"apiGroups": [k.group], "resources": [k.plural], "verbs": sorted(verbs)} for k, verbs in given.items()]
+    objects = site.cluster.objects
+    named = {"name": "jos", "namespace": NAMESPACE}
+    for kind in ("roles", "rolebindings"):
+        if any(found["metadata"]["name"] == "jos" for found in objects.list(kind, NAMESPACE)):
+            objects.delete(kind, NAMESPACE, "jos")
+    objects.create("roles", {"metadata": named, "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "jos"}
+    subject = {"kind": "ServiceAccount", "name": "jos-controller", "namespace": NAMESPACE}
+    objects.create("rolebindings", {"metadata": named, "roleRef": role, "subjects": [subject]})
+    return site.cluster.as_account("jos-controller")
 
 
 @pytest.fixture
