@@ -6,8 +6,8 @@ here=$(dirname "$0")
 jobs=
 for window in ${WINDOWS:-8 16}; do
   for model in ${MODELS:-stats hydra}; do
-    WAIT='' WINDOW=$window MODEL=$model NAME="$model, $window" sh "$here/run.sh" "$1"
-    jobs="$jobs $(cat "$1/job.txt"):$window:$model"
+    WAIT='' KEEP="$1/searched.txt" WINDOW=$window MODEL=$model NAME="$model, $window" sh "$here/run.sh" "$1"
+    jobs="$jobs $(cat "$1/searched.txt"):$window:$model"
   done
 done
 
