@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from jos import cli_engine, cli_files, cli_finetune, cli_jobs, cli_service
+from jos import cli_engine, cli_files, cli_finetune, cli_jobs, cli_kubernetes, cli_service
 from jos.cli_pipelines import pipelines_app, schema
 from jos.terminal import use_profile
 
@@ -40,6 +40,7 @@ ORDER: list[tuple[str, list[Callable[..., object]]]] = [
     ("Files", cli_files.COMMANDS),
     ("Pipelines", [schema]),
     ("The service", cli_service.COMMANDS),
+    ("Kubernetes", [cli_kubernetes.render]),
 ]
 for panel, commands in ORDER:
     for command in commands:

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import atexit
 import json
 import os
 import platform
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import structlog
 
 from jos.core.errors import JosError, NotFound
-from jos.driver.attempts import Leave, run_admitted, run_attempts
+from jos.driver.attempts import ADMISSION_SECONDS, Leave, run_admitted, run_attempts
 from jos.driver.cluster import disconnect
 from jos.driver.driver import Ending, Outcome
 from jos.driver.warm import MOST_JOBS, Left, WarmDriver
@@ -48,6 +46,13 @@ def _arguments() -> argparse.Namespace:
     attempt = commands.add_parser("attempt", help="do the one attempt that a controller admitted")
     attempt.add_argument("job_id")
     attempt.add_argument("token")
+    attempt.add_argument(
+        "--await-admission",
+        type=float,
+        default=ADMISSION_SECONDS,
+        metavar="SECONDS",
+        help="a driver that its cluster started before the controller admitted the attempt waits for so long",
+    )
     warm = commands.add_parser("warm", help="connect, and do the attempts that a controller orders")
     warm.add_argument("--jobs", type=int, default=MOST_JOBS, help="leave after so many")
     for command in (attempt, warm):
@@ -76,7 +81,10 @@ async def _attempt(arguments: argparse.Namespace) -> int:
     leave.listen()
     async with wired(Settings()) as parts:
         try:
-            outcome = await run_admitted(arguments.job_id, arguments.token, arguments.name, parts, leave)
+            seconds = arguments.await_admission
+            outcome = await run_admitted(
+                arguments.job_id, arguments.token, arguments.name, parts, leave, admission=seconds
+            )
         finally:
             await asyncio.to_thread(disconnect)
     _report(arguments.job_id, outcome, arguments.json)
@@ -116,15 +124,6 @@ def _report(job_id: str, outcome: Outcome, as_json: bool) -> None:
         structlog.get_logger().info(str(outcome.ending), job=job_id, message=outcome.message)
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process once all that asked for it had its last turn. The interpreter's own end would take Ray's
-    client apart while threads of it still run, which now and then aborts: a job that went well ends with SIGABRT."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def main() -> int:
     arguments = _arguments()
     log_to(sys.stderr, person=True if arguments.command in ("run", "resume") else None)
@@ -138,4 +137,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -387,6 +387,28 @@ def test_kubectl_applies_core_kinds_by_strategic_merge(cluster: Cluster) -> None
     assert sorted(container["name"] for container in found) == ["api", "sidecar"]
 
 
+def test_kubectl_creates_and_asks_what_it_may(cluster: Cluster) -> None:
+    kubectl(cluster, "create", "namespace", "elsewhere")
+    kubectl(
+        cluster, "-n", "elsewhere", "create", "secret", "generic", "s", "--from-literal=user=me", "--from-literal=k="
+    )
+    kubectl(cluster, "-n", "elsewhere", "create", "configmap", "c", "--from-literal=a=b")
+    kubectl(cluster, "-n", "elsewhere", "create", "serviceaccount", "jos")
+    secret = cluster.objects.get("secrets", "elsewhere", "s")
+    assert (secret["type"], secret["data"]) == ("Opaque", {"user": "bWU=", "k": ""})
+    assert cluster.objects.get("configmaps", "elsewhere", "c")["data"] == {"a": "b"}
+    rules = [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["get"]}]
+    cluster.objects.create("roles", {"metadata": {"name": "jos", "namespace": "elsewhere"}, "rules": rules})
+    binding = {"roleRef": {"kind": "Role", "name": "jos"}, "subjects": [{"kind": "ServiceAccount", "name": "jos"}]}
+    cluster.objects.create("rolebindings", {"metadata": {"name": "jos", "namespace": "elsewhere"}} | binding)
+    ask_for = ("-n", "elsewhere", "--as=system:serviceaccount:elsewhere:jos", "auth", "can-i")
+    assert kubectl(cluster, *ask_for, "get", "rayjobs").strip() == "yes"
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        kubectl(cluster, *ask_for, "delete", "rayjobs")
+    assert error.value.stdout.strip() == "no"
+    assert "system:serviceaccount:elsewhere:jos" not in cluster.server.used
+
+
 def test_kubectl_tries_again_when_the_server_is_busy_and_is_refused_as_a_stranger(cluster: Cluster) -> None:
     cluster.objects.create("rayjobs", rayjob("a"))
     cluster.server.fail(1, 429, resource="rayjobs", retry_after=0)

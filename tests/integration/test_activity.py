@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jos.testing import run_worker
 
 pytest.importorskip("xllamacpp")
 SHIPPED = Path(__file__).parents[2] / "pipelines"
-COUNT = 24
+COUNT = int(os.environ.get("JOS_RECORDS", "24"))  # 200 in `make chaos`
 CONFIG: dict[str, Any] = {
     "generation": {"do_sample": True, "max_new_tokens": 4, "temperature": 0.8, "top_k": 40, "top_p": 0.95},
     "seed": 11,

@@ -100,6 +100,18 @@ def test_sigterm_commits_what_is_in_hand_and_leaves_the_job_pending(lab: Lab) ->
     assert len(lab.attempts(job_id)) == 2
 
 
+def test_a_task_in_hand_may_take_longer_than_ray_gives_a_process_after_sigterm(lab: Lab) -> None:
+    """Ray's own handler of SIGTERM aborts a process 3 s later."""
+    file = lab.write("long.jsonl", [{"text": f"long {n}"} for n in range(4)])
+    job_id = lab.submit("shout", [file], parallelism=1, span_records=1, seconds=4.5)
+    driver = lab.resume(job_id)
+    lab.wait_for_tasks(job_id, 1)
+    driver.ask_to_leave()
+    ended = driver.end(30)
+    assert (ended.code, ended.result["ending"]) == (4, "drained"), ended.said
+    assert "*** SIGTERM" not in ended.said  # nor does that handler come before ours
+
+
 def test_sigterm_before_any_work_leaves_at_once(lab: Lab) -> None:
     job_id = slow_job(lab)
     driver = lab.resume(job_id)

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kube.errors import ApiError
 from kube.fields import Shape, fields_v1, leaves, merged, parse_v1, without
 from kube.objects import Objects, Review
@@ -353,6 +355,32 @@ def test_merging_and_taking_away_keep_to_keys() -> None:
     assert both["spec"]["tolerations"] == [2]  # an atomic list
     gone = without(both, [("f:spec", "f:containers", 'k:{"name":"a"}'), ("f:spec", "f:tolerations")], shape)
     assert gone == {"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "c"}]}}
+
+
+_NAMES = st.sampled_from(["a", "b", "c"])
+_CONTAINERS = st.dictionaries(_NAMES, st.dictionaries(st.sampled_from(["image", "tty"]), st.integers(0, 2)), max_size=3)
+_WANTED = st.fixed_dictionaries({"labels": st.dictionaries(_NAMES, _NAMES, max_size=2), "containers": _CONTAINERS})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["one", "two"]), _WANTED), min_size=1, max_size=6))
+def test_whatever_is_applied_is_there_twice_changes_nothing_and_what_nobody_wants_goes(
+    applies: list[tuple[str, dict[str, Any]]],
+) -> None:
+    objects = Objects(Clock(), namespaces=("jos",))
+    last: dict[str, set[tuple[str, ...]]] = {}
+    for manager, wanted in applies:
+        containers = [{"name": name} | fields for name, fields in wanted["containers"].items()]
+        template = {"metadata": {"labels": wanted["labels"]}, "spec": {"containers": containers}}
+        body = {"metadata": {"name": "d"}, "spec": {"template": template}}
+        made = objects.apply("deployments", "jos", "d", body, field_manager=manager, force=True)
+        again = objects.apply("deployments", "jos", "d", body, field_manager=manager, force=True)
+        assert made == again
+        there, mine = (leaves(obj["spec"], Shape(name="spec")) for obj in (made, body))
+        full = {path: value for path, value in mine.items() if value not in ({}, [])}
+        assert full.items() <= there.items()
+        last[manager] = set(full)
+        assert {path for path, value in there.items() if value not in ({}, [])} <= set().union(*last.values())
 
 
 def test_patches_do_what_their_rfcs_say() -> None:

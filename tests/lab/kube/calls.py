@@ -14,6 +14,7 @@ import yaml
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kube import protobuf
 from kube.errors import ApiError, bad_request
 from kube.objects import Objects
 from kube.paths import Target
@@ -41,7 +42,7 @@ class Call:
 
     def answer(self) -> Response:
         handlers: dict[str, Callable[[], Response]] = {
-            "get": lambda: self._shown(),
+            "get": self._shown,
             "list": lambda: as_json(self.pages.listed(self.asked, self.request.query_params)),
             "create": self._create,
             "update": self._update,
@@ -61,22 +62,14 @@ class Call:
         return self.request.query_params.get("fieldManager") or agent
 
     def _body(self) -> Any:
-        if "protobuf" in self.request.headers.get("content-type", ""):
-            accepted = "application/json, application/yaml"
-            raise ApiError(415, "UnsupportedMediaType", f"protobuf is not read here - accepted media types: {accepted}")
-        try:
-            return orjson.loads(self.raw)
-        except orjson.JSONDecodeError:
-            pass
-        try:
-            return yaml.safe_load(self.raw)
-        except yaml.YAMLError as error:
-            raise bad_request(f"the body cannot be read: {error}") from None
+        return read(self.raw)
 
     def _object(self) -> Body:
         """A whole object from the body, checked against the URL."""
         found = self._body()
-        kind, meta = self.asked.kind, (found or {}).get("metadata") or {}
+        if not isinstance(found, dict):
+            raise bad_request("the body is not an object")
+        kind, meta = self.asked.kind, found.get("metadata") or {}
         if found.get("kind") != kind.kind or found.get("apiVersion") != kind.api_version:
             wanted = f"{kind.kind} ({kind.api_version})"
             raise bad_request(f"the object is {found.get('kind')} ({found.get('apiVersion')}), the URL wants {wanted}")
@@ -101,9 +94,9 @@ class Call:
             raise bad_request(f"{what}: strict decoding error: {', '.join(told)}")
         return {"Warning": ", ".join('299 - "{}"'.format(text.replace('"', '\\"')) for text in told)}
 
-    def _shown(self, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    def _shown(self) -> Response:
         kept = self.objects.kept(self.asked.kind.plural, self.asked.namespace, self.asked.name or "")
-        return as_json(seen(kept.obj, kept.managers), status, headers)
+        return as_json(seen(kept.obj, kept.managers))
 
     def _done(self, obj: Body, status: int, headers: dict[str, str]) -> Response:
         """The written object as it is stored, with its managers; a dry run's as it would be."""
@@ -190,6 +183,20 @@ class Call:
             resource_version=conditions.get("resourceVersion"),
             dry_run=self._dry or bool(options.get("dryRun")),
         )
+
+
+def read(raw: bytes) -> Any:
+    """A request's body: JSON, YAML or protobuf, whatever its header calls it."""
+    if raw.startswith(protobuf.MAGIC):
+        return protobuf.decoded(raw)
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise bad_request(f"the body cannot be read: {error}") from None
 
 
 def _success(asked: Target, gone: Body) -> Body:

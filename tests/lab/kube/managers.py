@@ -94,7 +94,7 @@ def applied(
     result = merged(live, wanted, shape)
     dropped = _dropped(before - mine, mine, others)
     if dropped:
-        result = without(result, dropped, shape)
+        result = merged(without(result, dropped, shape), wanted, shape)  # an empty list that is wanted stays
     had, has = _owned(live, shape), _owned(result, shape)
     changed = {path for path, value in has.items() if had.get(path, None) != value} & mine
     taken = [(m, path) for m in others for path in sorted(m.fields & changed)]

@@ -188,7 +188,7 @@ class Objects(Endings):
             meta.pop(unset, None)
         review = Review("CREATE", kind.plural, obj)
         self._admit(self.mutators, review)
-        obj = self.rules.prepared(kind, review.obj)
+        obj = self.rules.prepared(kind, review.obj) if self.mutators else obj
         self._check(kind, obj, None)
         self._admit(self.validators, Review("CREATE", kind.plural, obj))
         me = self._manager(kind, manager, "Update", None)
@@ -241,7 +241,7 @@ class Objects(Endings):
             raise invalid(kind, name, [why])
         review = Review("UPDATE", kind.plural, self.rules.prepared(kind, new), old.obj, subresource)
         self._admit(self.mutators, review)
-        new = self.rules.prepared(kind, review.obj)
+        new = self.rules.prepared(kind, review.obj) if self.mutators else review.obj
         self._check(kind, new, old.obj)
         self._admit(self.validators, Review("UPDATE", kind.plural, new, old.obj, subresource))
         if kind.counted and _content(kind, new) != _content(kind, old.obj):

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kube.errors import ApiError, forbidden
+from kube.kinds import KINDS
 from kube.objects import Objects
 from kube.paths import Target
 from kube.shelf import Kept
 
 ADMIN = "system:admin"
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 Use = tuple[str, str, str, str]  # verb, API group, resource, subresource ("" for none)
 
 
@@ -50,9 +52,8 @@ class Guard:
 
     def check(self, user: str, target: Target) -> None:
         """Raises 403 as the server words it; what is allowed is written down."""
-        kind, subresource = target.kind, target.subresource or ""
-        space = target.name if kind.plural == "namespaces" else target.namespace  # a namespace lies in itself
-        if user != ADMIN and not any(_allows(rule, target) for rule in self._rules(user, space)):
+        kind, subresource, space = target.kind, target.subresource or "", _space(target)
+        if not self._may(user, target):
             shown = kind.plural + (f"/{subresource}" if subresource else "")
             where = f'in the namespace "{space}"' if space else "at the cluster scope"
             what = f'cannot {target.verb} resource "{shown}" in API group "{kind.group}" {where}'
@@ -60,6 +61,19 @@ class Guard:
         with self._lock:
             self.used[user].add((target.verb, kind.group, kind.plural, subresource))
             self.calls[user, target.verb, kind.plural] += 1
+
+    def reviewed(self, user: str, review: dict[str, Any]) -> dict[str, Any]:
+        """A SelfSubjectAccessReview with its answer, for `kubectl auth can-i`. It counts as no use."""
+        asked = (review.get("spec") or {}).get("resourceAttributes") or {}
+        kind = KINDS.get(asked.get("resource", ""))
+        allowed = user == ADMIN
+        if kind is not None and kind.group == asked.get("group", ""):
+            place = asked.get("namespace"), asked.get("name"), asked.get("subresource")
+            allowed = self._may(user, Target(asked["verb"], kind, *place))
+        return review | {"metadata": {}, "status": {"allowed": allowed}}
+
+    def _may(self, user: str, target: Target) -> bool:
+        return user == ADMIN or any(_allows(rule, target) for rule in self._rules(user, _space(target)))
 
     def _rules(self, user: str, namespace: str | None) -> Iterator[dict[str, Any]]:
         bindings: list[tuple[str | None, Kept]] = []
@@ -77,6 +91,11 @@ class Guard:
         except ApiError:
             return []
         return role.obj.get("rules") or []
+
+
+def _space(target: Target) -> str | None:
+    """A namespace lies in itself."""
+    return target.name if target.kind.plural == "namespaces" else target.namespace
 
 
 def _is(user: str, subject: dict[str, str], namespace: str | None) -> bool:

@@ -24,11 +24,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from kube import discovery
-from kube.calls import Call, as_json
+from kube.calls import Call, as_json, read
 from kube.errors import ApiError
 from kube.objects import Objects
 from kube.paths import Target, nowhere, target
-from kube.rbac import Guard, Use
+from kube.rbac import REVIEWS, Guard, Use
 from kube.watching import Bell, Pages, Watch, events
 
 Body = dict[str, Any]
@@ -123,6 +123,8 @@ class Server:
         if self._runner is None:
             return
         self._runner.should_exit = True
+        if self._bell is not None:
+            self._bell.end()
         self.drop()
         self._thread.join(20)
         self._runner = None
@@ -185,6 +187,8 @@ class Server:
             return as_json(told, 200, {"Content-Type": discovery.AGGREGATED} if aggregate else {})
         if not steps or steps[0] not in ("api", "apis"):
             raise nowhere()
+        if path == REVIEWS:
+            return as_json(self.guard.reviewed(user, read(await request.body())), 201)
         asked = target(request.method, path, request.query_params)
         self._hurt(asked)
         self.guard.check(user, asked)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from kube import selectors
-from kube.errors import ApiError
+from kube.errors import ApiError, bad_request
 from kube.managers import Manager, rendered
 from kube.objects import Objects
 from kube.paths import Target
@@ -46,6 +47,8 @@ class Watch:
     @classmethod
     def asked(cls, target: Target, query: Mapping[str, str]) -> Watch:
         rv = query.get("resourceVersion", "")
+        if rv and not rv.isdigit():
+            raise bad_request(f"invalid resource version {rv!r}")
         initial = query.get("sendInitialEvents") == "true"
         by_label = selectors.labels(query.get("labelSelector"))
         by_field = selectors.fields(target.kind, query.get("fieldSelector"))
@@ -75,7 +78,7 @@ class Watch:
 
 @dataclass
 class Bell:
-    """Wakes the watches: `ring` from any thread, `heard` waits for the next one. `quiet` ends them."""
+    """Wakes the watches: `ring` and `end` from any thread, `next` is what a watch waits for."""
 
     loop: asyncio.AbstractEventLoop
     _event: asyncio.Event
@@ -86,7 +89,7 @@ class Bell:
         return cls(asyncio.get_running_loop(), asyncio.Event())
 
     def ring(self) -> None:
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):  # the server went down meanwhile
             self.loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
@@ -97,8 +100,9 @@ class Bell:
         return self._event
 
     def end(self) -> None:
+        """Watches end, those too that begin from now on."""
         self.ended = True
-        self._wake()
+        self.ring()
 
 
 async def events(objects: Objects, watch: Watch, bell: Bell, seconds: float, marks: float) -> AsyncIterator[bytes]:
