@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-from jobs_lab import BIN, Head, alive, until
-from kube_service import KubeService
-from manifests_lab import Object, combined
-from rights_lab import CONTROLLER, Right, granted, used
+from jobs_lab import Head, alive, until
+from kube_service import KubeService, shouted
+from manifests_lab import combined
+from rights_lab import CONTROLLER, granted, used
 from services_lab import S3
 
 ONE_AT_A_TIME = {"queues": {"default": {"quota": {"cpu": 1}, "preemption": {"within_queue": "lower_priority"}}}}
@@ -21,29 +18,14 @@ Started = Callable[..., KubeService]
 
 
 @pytest.fixture(scope="module")
-def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
-    return combined(tmp_path_factory.mktemp("k8s") / "own", ())
-
-
-@pytest.fixture(scope="module")
-def asked() -> set[Right]:
-    """What all controllers of this module asked the cluster for."""
-    return set()
-
-
-@pytest.fixture(scope="module")
-def started(
-    tmp_path_factory: pytest.TempPathFactory,
-    ray_jobs: Head,
-    seaweedfs: S3,
-    manifests: list[Object],
-    asked: set[Right],
-) -> Iterator[Started]:
+def started(tmp_path_factory: pytest.TempPathFactory, ray_jobs: Head, seaweedfs: S3) -> Iterator[Started]:
     """Starts services of their own; all end with the module."""
     services: list[KubeService] = []
 
-    def start(**options: Any) -> KubeService:
-        one = KubeService(tmp_path_factory.mktemp("service"), ray_jobs, seaweedfs, manifests, **options)
+    def start(*components: str, **options: Any) -> KubeService:
+        """With these components of k8s/."""
+        folder = tmp_path_factory.mktemp("service")
+        one = KubeService(folder, ray_jobs, seaweedfs, combined(folder / "k8s", components), **options)
         services.append(one)
         one.start()
         return one
@@ -52,7 +34,6 @@ def started(
         yield start
     finally:
         for one in services:
-            asked |= used(one.server, CONTROLLER)
             one.close()
 
 
@@ -62,35 +43,20 @@ def service(started: Started) -> KubeService:
     return started()
 
 
+@pytest.fixture(scope="module")
+def kueue(started: Started) -> KubeService:
+    """Where Kueue admits, by the queues of k8s/components/kueue, but for a quota that one small job fills."""
+    return started("kueue", kueue_cpus=3)
+
+
 def slow(service: KubeService, name: str, records: int, seconds: float = 0.05, **options: Any) -> str:
     file = service.records(f"{name}.jsonl", [{"text": f"{name} {n}"} for n in range(records)])
     return service.create("shout", [file], name=name, seconds=seconds, span_records=2, **options)
 
 
-def shouted(name: str, records: int) -> bytes:
-    lines = [orjson.dumps({"line_index": n, "text": f"{name} {n}".upper()}) for n in range(records)]
-    return b"".join(line + b"\n" for line in lines)
-
-
 def content(service: KubeService, job_id: str) -> bytes:
     (found,) = service.outputs(job_id).values()
     return found
-
-
-def verified(service: KubeService, job_id: str) -> None:
-    """Each record is in exactly one commit, and the outputs are as committed."""
-    command = [str(BIN / "jos"), "verify", job_id, "--json"]
-    done = subprocess.run(command, capture_output=True, env=service.environment, check=False)
-    assert done.returncode == 0, f"{done.stdout.decode()}\n{done.stderr.decode()}"
-    assert orjson.loads(done.stdout)["problems"] == []
-
-
-def driven_once_each(service: KubeService, job_id: str, attempts: int) -> None:
-    """One RayJob and one driver for each attempt, and no others."""
-    wanted = [service.rayjob(job_id, number + 1) for number in range(attempts)]
-    assert [name for name in service.made if name.startswith(service.rayjob(job_id, 0)[:-1])] == wanted
-    assert [name.replace("_", "-") for name in service.submitted(job_id)] == wanted
-    assert len(service.events(job_id, "job.started")) == attempts
 
 
 def working(service: KubeService, job_id: str) -> None:
@@ -105,8 +71,8 @@ def test_a_job_completes_and_leaves_nothing_in_the_cluster(service: KubeService)
     order = ["job.created", "job.admitted", "job.started", "job.completed"]
     assert [kind for kind in kinds if kind in order] == order
     assert content(service, job_id) == shouted("calm", 10)
-    verified(service, job_id)
-    driven_once_each(service, job_id, 1)
+    service.verify(job_id)
+    service.driven_once_each(job_id, 1)
     service.wait_for_nothing_left()
 
 
@@ -123,8 +89,8 @@ def test_a_deleted_head_is_noticed_at_once_and_the_job_goes_on_in_a_new_cluster(
     done = service.wait(job_id)
     assert (done["status"], done["retry_count"], done["preemption_count"]) == ("COMPLETED", 1, 0)
     assert content(service, job_id) == shouted("beheaded", 60)
-    verified(service, job_id)
-    driven_once_each(service, job_id, 2)
+    service.verify(job_id)
+    service.driven_once_each(job_id, 2)
     service.wait_for_nothing_left()
 
 
@@ -151,8 +117,8 @@ def test_an_api_server_that_is_away_ends_no_job_and_starts_those_that_came_meanw
     for one, (name, records) in names.items():
         assert service.wait(one)["status"] == "COMPLETED"
         assert content(service, one) == shouted(name, records)
-        verified(service, one)
-        driven_once_each(service, one, 1)
+        service.verify(one)
+        service.driven_once_each(one, 1)
     service.wait_for_nothing_left()
 
 
@@ -166,7 +132,7 @@ def test_a_cancelled_job_leaves_the_cluster_within_seconds(service: KubeService)
     print(f"workers gone after {time.monotonic() - began:.1f} s")
     service.wait_for_nothing_left()
     print(f"pods gone after {time.monotonic() - began:.1f} s")
-    driven_once_each(service, job_id, 1)
+    service.driven_once_each(job_id, 1)
 
 
 def test_pods_that_wait_for_their_image_are_told_of_and_go_when_the_job_is_cancelled(service: KubeService) -> None:
@@ -187,7 +153,7 @@ def test_pods_that_wait_for_their_image_are_told_of_and_go_when_the_job_is_cance
     finally:
         service.world.kubelet.missing_images.clear()
     assert service.wait(patient)["status"] == "COMPLETED"
-    driven_once_each(service, patient, 1)
+    service.driven_once_each(patient, 1)
     service.wait_for_nothing_left()
 
 
@@ -208,7 +174,57 @@ def test_a_preempted_job_goes_on_where_it_was_and_writes_the_same_bytes(started:
     undisturbed = service.create("shout", [file], seconds=0, span_records=2)
     assert service.wait(undisturbed)["status"] == "COMPLETED"
     assert content(service, low) == content(service, undisturbed) == shouted("low", 120)
-    verified(service, low)
-    driven_once_each(service, low, 2)
-    driven_once_each(service, high, 1)
+    service.verify(low)
+    service.driven_once_each(low, 2)
+    service.driven_once_each(high, 1)
     service.wait_for_nothing_left()
+
+
+def test_kueue_admits_a_job_takes_its_place_for_one_of_a_higher_class_and_gives_it_back(kueue: KubeService) -> None:
+    file = kueue.records("low.jsonl", [{"text": f"low {n}"} for n in range(120)])
+    low = kueue.create("shout", [file], seconds=0.05, span_records=2)
+    working(kueue, low)
+    high = slow(kueue, "high", 40, priority=100)
+    told = kueue.wait_for_reason(low, "WaitingInKueue")  # its next attempt stands there, behind the other
+    assert kueue.wait(high)["status"] == "COMPLETED"
+    ended = kueue.wait(low)
+    assert (ended["status"], ended["preemption_count"], ended["retry_count"]) == ("COMPLETED", 1, 0)
+    events = kueue.events(low)
+    order = ["job.admitted", "job.started", "job.preempted", "job.requeued", "job.admitted", "job.started"]
+    assert [e["event_type"] for e in events if e["event_type"] in order] == order
+    (preempted,) = (e for e in events if e["event_type"] == "job.preempted")
+    assert "Preempted to accommodate a workload" in preempted["message"]  # in Kueue's own words
+    assert "Kueue" in told["message"]
+    assert content(kueue, low) == shouted("low", 120)
+    for job_id, attempts in ((low, 2), (high, 1)):
+        kueue.verify(job_id)
+        kueue.driven_once_each(job_id, attempts)
+    kueue.wait_for_nothing_left()
+
+
+def test_a_job_that_waits_in_kueue_is_told_why_and_is_gone_from_its_queue_when_cancelled(kueue: KubeService) -> None:
+    first = slow(kueue, "first", 200)
+    working(kueue, first)
+    waits = slow(kueue, "waits", 4)
+    kueue.wait_for_reason(waits, "WaitingInKueue")
+    assert "insufficient unused quota for cpu" in until(lambda: kueue_says(kueue, waits), 30)
+    assert kueue.job(waits)["status"] == "PENDING"
+    kueue.call("POST", f"/batch/jobs/{waits}/cancel")
+    until(lambda: kueue.there(waits) is None, 30)
+    assert kueue.submitted(waits) == []
+    kueue.call("POST", f"/batch/jobs/{first}/cancel")
+    kueue.wait_for_nothing_left()
+
+
+def kueue_says(service: KubeService, job_id: str) -> str:
+    """Once it is more than that it stands in a queue."""
+    words = service.job(job_id)["waiting"]["message"]
+    return words if "quota" in words else ""
+
+
+def test_the_controllers_asked_for_all_that_their_roles_grant_and_for_nothing_else(
+    service: KubeService, kueue: KubeService
+) -> None:
+    """After the tests above: together they do all that a controller does."""
+    for one in (service, kueue):
+        assert used(one.server, CONTROLLER) == granted(one.manifests, CONTROLLER)

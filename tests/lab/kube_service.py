@@ -8,15 +8,18 @@ Tests: tests/e2e/test_kuberay_*.py.
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import copy
 import json
 import os
 import secrets
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pytest
 import redis
 from jobs_lab import HERE, Head, until
 from kube.fixtures import NAMESPACE
@@ -25,22 +28,32 @@ from kube.parts import Made
 from kube.server import Server
 from kube.shelf import Change
 from kube.world import World
-from manifests_lab import Object, config
+from manifests_lab import Object, config, of_kind
 from rights_lab import CONTROLLER, install
-from service_lab import Process, Service
+from service_lab import Service
 from services_lab import BUCKET, S3
 from wire_lab import Wire
 
 from jos.launch.rayjob import driver_name, kubernetes_name
+from jos.storage import open_storage
 from jos.store import embedded
 from jos.store.lease import key_of
+from jos.store.redis import Store
+from jos.verify import Report, verify_with_store
 
 LEADER = key_of("controller")
-OWNED = ("rayjobs", "rayclusters", "pods", "services")
+OWNED = ("rayjobs", "rayclusters", "pods", "services", "workloads")
+QUEUES = {
+    "ResourceFlavor": "resourceflavors",
+    "ClusterQueue": "clusterqueues",
+    "LocalQueue": "localqueues",
+    "WorkloadPriorityClass": "workloadpriorityclasses",
+}
 
 
 class KubeService(Service):
-    """`manifests`: of k8s/, from which rights and profile come; `profile`: fields that say otherwise."""
+    """`manifests`: of k8s/, from which rights, profile and Kueue's queues come; `profile`: fields that say otherwise;
+    `kueue_cpus`: the quota of each of Kueue's queues."""
 
     def __init__(
         self,
@@ -50,17 +63,19 @@ class KubeService(Service):
         manifests: Sequence[Object],
         queues: Mapping[str, Any] | None = None,
         profile: Mapping[str, Any] | None = None,
+        kueue_cpus: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.s3, self.manifests = s3, manifests
         self.objects = Objects(namespaces=(NAMESPACE,))
         self.made: list[str] = []  # RayJobs by name, in the order in which they were created
         self.objects.subscribe(self._written_down)
         install(manifests, self.objects)
+        self._make_queues(manifests, kueue_cpus)
         self.server = Server(self.objects)
         self.world = World.on_ray(self.objects, head.dashboard)
         self.redis_url = embedded.ensure(folder / "home" / "redis")
         self.wire = Wire(self.redis_url)
-        self.crashed = threading.Event()
         storage = f"s3://{BUCKET}/{secrets.token_hex(6)}"
         self._tell_drivers(s3, storage)
         self.profile = self._profile(folder, manifests, profile or {})
@@ -81,6 +96,16 @@ class KubeService(Service):
     def _written_down(self, change: Change) -> None:
         if change.resource == "rayjobs" and change.type == "ADDED":
             self.made.append(change.obj["metadata"]["name"])
+
+    def _make_queues(self, manifests: Sequence[Object], cpus: int | None) -> None:
+        for one in of_kind(manifests, *QUEUES):
+            made = copy.deepcopy(one)
+            if made["kind"] == "LocalQueue":
+                made["metadata"]["namespace"] = NAMESPACE
+            if made["kind"] == "ClusterQueue" and cpus is not None:
+                (quota,) = (r for g in made["spec"]["resourceGroups"] for r in _quotas(g) if r["name"] == "cpu")
+                quota["nominalQuota"] = cpus
+            self.objects.create(QUEUES[made["kind"]], made)
 
     def _tell_drivers(self, s3: S3, storage: str) -> None:
         """What k8s/base/kube.yaml has pods take their variables from."""
@@ -154,25 +179,53 @@ class KubeService(Service):
         """The drivers that were handed to Ray for a job, in their order: an attempt twice was driven twice."""
         return [name for name in self.world.standin.submitted if job_id in name]  # type: ignore[attr-defined]
 
-    # --- crashes ---
+    # --- what became of jobs ---
 
-    def crash(self) -> None:
-        """kill -9 of the controller."""
-        self.controller.kill()
-        self.crashed.set()
+    def verify(self, job_id: str) -> None:
+        """Fails unless each record is in exactly one commit, and all that is told of the job is as committed."""
 
-    def heal(self, seconds: float = 60) -> None:
-        """Waits for the crash that a test has set up, and starts the next controller. The lease of a dead process is
-        taken off, or each crash would cost the seconds that it lasts."""
-        assert self.crashed.wait(seconds), "the controller did not come to the step at which it was to be killed"
-        self.crashed.clear()
-        with redis.Redis(unix_socket_path=self.redis_url.removeprefix("unix://")) as store:
-            store.delete(LEADER)
+        async def work() -> Report:
+            async with await Store.open(self.redis_url) as store:
+                return await verify_with_store(store, open_storage(str(self.storage)), "org_first", job_id)
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.s3.environment.items():
+                patch.setenv(name, value)
+            report = asyncio.run(work())
+        assert report.ok, str(report)
+
+    def driven_once_each(self, job_id: str, attempts: int) -> None:
+        """Fails unless each attempt had one RayJob and one driver, and there were no others."""
+        wanted = [self.rayjob(job_id, number + 1) for number in range(attempts)]
+        assert [name for name in self.made if name.startswith(self.rayjob(job_id, 0)[:-1])] == wanted
+        assert [kubernetes_name(name) for name in self.submitted(job_id)] == wanted
+        assert len(self.events(job_id, "job.started")) == attempts
+
+    # --- the controller ---
+
+    def await_leader(self, seconds: float = 60) -> None:
+        until(lambda: self._leader(lambda store: store.exists(LEADER)), seconds)
+
+    def fell(self) -> None:
+        """The controller is dead; another one leads when this returns. The lease of the dead one is taken off, or each
+        crash would cost the seconds that it lasts."""
+        self._leader(lambda store: store.delete(LEADER))
         self.controller.start()
+        self.await_leader()
 
-    def another_controller(self) -> Process:
-        self.controllers.append(self.process("controller", f"-{len(self.controllers) + 1}"))
-        return self.controllers[-1]
+    def _leader(self, ask: Callable[[redis.Redis], Any]) -> Any:
+        with redis.Redis(unix_socket_path=self.redis_url.removeprefix("unix://")) as store:
+            return ask(store)
+
+
+def shouted(name: str, records: int) -> bytes:
+    """What the pipeline `shout` makes of records `NAME 0`, `NAME 1`, …"""
+    lines = [orjson.dumps({"line_index": n, "text": f"{name} {n}".upper()}) for n in range(records)]
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _quotas(group: Made) -> list[Made]:
+    return [resource for flavor in group["flavors"] for resource in flavor["resources"]]
 
 
 def _meta(name: str) -> Made:
