@@ -19,7 +19,7 @@ import uvicorn
 import yaml
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
@@ -191,6 +191,8 @@ class Server:
             seconds = (error.details or {}).get("retryAfterSeconds")
             headers = {} if seconds is None else {"Retry-After": str(seconds)}
             return as_json(error.body(), error.status, headers)
+        except ClientDisconnect:  # it was killed
+            return Response(status_code=499)
 
     async def _answer(self, request: Request) -> Response:
         user = self.guard.user(request.headers)
