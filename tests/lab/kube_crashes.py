@@ -1,5 +1,5 @@
-"""kill -9 of a controller on Kubernetes at a step that others can see: just before the step takes effect, or when it has
-but before the controller hears of it. Then another one leads.
+"""kill -9 of a controller on Kubernetes at a step that others can see: just before the step takes effect, or when it
+has but before the controller hears of it. Then another one leads.
 
 Tests: tests/e2e/test_kuberay_crashes.py, tests/chaos/test_kuberay_kills.py.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from jobs_lab import until
 from kube_service import KubeService
@@ -22,8 +22,6 @@ class Crashes:
     def __init__(self, service: KubeService) -> None:
         self.service = service
         self._lock = threading.Lock()  # one crash at a time
-        # one thread for all: Linux ends a process that we start with the thread that started it
-        self._healer = ThreadPoolExecutor(1, "healer")
         self._healing: list[Future[None]] = []
 
     def at(self, step: str, job_id: str, after: bool, attempt: int = 1) -> None:
@@ -48,7 +46,7 @@ class Crashes:
             self.service.await_leader()
             self.service.controller.kill()
             print(f"killed {what}")
-            self._healing.append(self._healer.submit(self._heal))
+            self._healing.append(self.service.healer.submit(self._heal))
 
         return strike
 

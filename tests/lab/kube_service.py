@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ class KubeService(Service):
             (folder / "queues.yaml").write_text(json.dumps(queues))
             own["JOS_QUEUES"] = str(folder / "queues.yaml")
         super().__init__(folder, head, storage, own)
+        # one thread, to the end: Linux ends the processes that a thread has started with that thread
+        self.healer = ThreadPoolExecutor(1, "healer")
 
     def _written_down(self, change: Change) -> None:
         if change.resource == "rayjobs" and change.type == "ADDED":
@@ -132,6 +135,7 @@ class KubeService(Service):
 
     def close(self) -> None:
         super().close()
+        self.healer.shutdown()
         self.wire.close()
         self.world.close()
         self.server.close()
