@@ -71,7 +71,7 @@ def test_killed_at_any_step_of_a_preemption_the_next_controller_brings_both_jobs
 ) -> None:
     service = services[admission]
     crashes = Crashes(service)
-    low = slow(service, "low", 80, 0)
+    low = slow(service, "low", 200, 0)
     until(lambda: service.get(f"/batch/jobs/{low}/progress")["total"] > 1)
     if who == "low":
         crashes.at(step, low, after, attempt)
@@ -81,7 +81,7 @@ def test_killed_at_any_step_of_a_preemption_the_next_controller_brings_both_jobs
         high = slow(service, "high", 20, 100)
         crashes.at(step, high, after, attempt)
         service.controller.go_on()
-    for job_id, name, records, attempts in ((high, "high", 20, 1), (low, "low", 80, 2)):
+    for job_id, name, records, attempts in ((high, "high", 20, 1), (low, "low", 200, 2)):
         done = service.wait(job_id)
         assert (done["status"], done["retry_count"], done["preemption_count"]) == ("COMPLETED", 0, attempts - 1)
         assert list(service.outputs(job_id).values()) == [shouted(name, records)]
