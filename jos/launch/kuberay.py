@@ -135,6 +135,10 @@ class KubeRay:
         self._refused: dict[str, tuple[str, float]] = {}  # driver -> why it cannot be offered, and when, monotonic
         self._tidying: asyncio.Task[None] | None = None
 
+    @property
+    def optional_gpus(self) -> bool:
+        return self.profile.optional_gpus
+
     # --- drivers ---
 
     def name_of(self, job: Job) -> str:
