@@ -72,7 +72,7 @@ def test_killed_at_any_step_of_a_preemption_the_next_controller_brings_both_jobs
     service = services[admission]
     crashes = Crashes(service)
     low = slow(service, "low", 200, 0)
-    until(lambda: service.get(f"/batch/jobs/{low}/progress")["total"] > 1)
+    until(lambda: service.get(f"/batch/jobs/{low}/progress")["total"] > 1, every=0.1)
     if who == "low":
         crashes.at(step, low, after, attempt)
         high = slow(service, "high", 20, 100)

@@ -60,7 +60,7 @@ def content(service: KubeService, job_id: str) -> bytes:
 
 
 def working(service: KubeService, job_id: str) -> None:
-    until(lambda: service.get(f"/batch/jobs/{job_id}/progress")["total"] > 1)
+    until(lambda: service.get(f"/batch/jobs/{job_id}/progress")["total"] > 1, every=0.1)
 
 
 def test_a_job_completes_and_leaves_nothing_in_the_cluster(service: KubeService) -> None:

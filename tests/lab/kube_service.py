@@ -169,7 +169,7 @@ class KubeService(Service):
             told = self.events(job_id, "job.waiting")
             return next((event for event in told if event["payload"]["reason"] == reason), None)
 
-        found: Made = until(look, seconds)
+        found: Made = until(look, seconds, 0.1)
         return found
 
     def left(self) -> list[str]:
@@ -177,7 +177,7 @@ class KubeService(Service):
         return [f"{what}/{_name(one)}" for what in OWNED for one in self.objects.list(what, NAMESPACE)]
 
     def wait_for_nothing_left(self, seconds: float = 30) -> None:
-        until(lambda: not self.left(), seconds)
+        until(lambda: not self.left(), seconds, 0.1)
 
     def submitted(self, job_id: str) -> list[str]:
         """The drivers that were handed to Ray for a job, in their order: an attempt twice was driven twice."""
@@ -208,7 +208,7 @@ class KubeService(Service):
     # --- the controller ---
 
     def await_leader(self, seconds: float = 60) -> None:
-        until(lambda: self._leader(lambda store: store.exists(LEADER)), seconds)
+        until(lambda: self._leader(lambda store: store.exists(LEADER)), seconds, 0.1)
 
     def fell(self) -> None:
         """The controller is dead; another one leads when this returns. The lease of the dead one is taken off, or each
