@@ -61,7 +61,7 @@ def test_jobs_that_are_cancelled_while_no_controller_lives_leave_nothing_once_on
         for job_id in (runs, waits):
             service.call("POST", f"/batch/jobs/{job_id}/cancel")
         assert service.there(waits) is not None  # nobody is there to delete it
-        service.fell()
+        service.next_controller()
         service.wait_for_nothing_left(60)
     finally:
         service.world.kubelet.missing_images.clear()

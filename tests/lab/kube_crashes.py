@@ -52,7 +52,7 @@ class Crashes:
 
     def _heal(self) -> None:
         try:
-            self.service.fell()
+            self.service.next_controller()
         finally:
             self._lock.release()
 

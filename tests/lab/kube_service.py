@@ -53,8 +53,8 @@ QUEUES = {
 
 
 class KubeService(Service):
-    """`manifests`: of k8s/, from which rights, profile and Kueue's queues come; `profile`: fields that say otherwise;
-    `kueue_cpus`: the quota of each of Kueue's queues."""
+    """`manifests`: of k8s/, from which rights, profile and Kueue's queues come; `queues`: JOS's own; `kueue_cpus`: the
+    quota of each of Kueue's queues."""
 
     def __init__(
         self,
@@ -63,7 +63,6 @@ class KubeService(Service):
         s3: S3,
         manifests: Sequence[Object],
         queues: Mapping[str, Any] | None = None,
-        profile: Mapping[str, Any] | None = None,
         kueue_cpus: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +78,7 @@ class KubeService(Service):
         self.wire = Wire(self.redis_url)
         storage = f"s3://{BUCKET}/{secrets.token_hex(6)}"
         self._tell_drivers(s3, storage)
-        self.profile = self._profile(folder, manifests, profile or {})
+        self.profile = self._profile(folder, manifests)
         (folder / "kube.yaml").write_text(json.dumps(self.profile))
         token = self.server.guard.token(NAMESPACE, CONTROLLER)
         own = {
@@ -129,9 +128,10 @@ class KubeService(Service):
         self.objects.create("configmaps", {"metadata": _meta("jos-data"), "data": data})
         self.objects.create("secrets", {"metadata": _meta("jos-secrets"), "data": coded})
 
-    def _profile(self, folder: Path, manifests: Sequence[Object], changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _profile(self, folder: Path, manifests: Sequence[Object]) -> Made:
+        """That of k8s/base; but a RayJob need not stay for people, and drivers are known by their home."""
         mine = {"namespace": NAMESPACE, "kept_seconds": 1, "env": {"JOS_HOME": str(folder / "home")}}
-        return {**config(manifests, "kube.yaml"), **mine, **changes}
+        return {**config(manifests, "kube.yaml"), **mine}
 
     def close(self) -> None:
         super().close()
@@ -208,16 +208,16 @@ class KubeService(Service):
     # --- the controller ---
 
     def await_leader(self, seconds: float = 60) -> None:
-        until(lambda: self._leader(lambda store: store.exists(LEADER)), seconds, 0.1)
+        until(lambda: self._ask_store(lambda store: store.exists(LEADER)), seconds, 0.1)
 
-    def fell(self) -> None:
-        """The controller is dead; another one leads when this returns. The lease of the dead one is taken off, or each
+    def next_controller(self) -> None:
+        """After the one before was killed; it leads when this returns. The lease of the dead one is taken off, or each
         crash would cost the seconds that it lasts."""
-        self._leader(lambda store: store.delete(LEADER))
+        self._ask_store(lambda store: store.delete(LEADER))
         self.controller.start()
         self.await_leader()
 
-    def _leader(self, ask: Callable[[redis.Redis], Any]) -> Any:
+    def _ask_store(self, ask: Callable[[redis.Redis], Any]) -> Any:
         with redis.Redis(unix_socket_path=self.redis_url.removeprefix("unix://")) as store:
             return ask(store)
 
