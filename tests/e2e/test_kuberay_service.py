@@ -112,6 +112,7 @@ def test_an_api_server_that_is_away_ends_no_job_and_starts_those_that_came_meanw
         assert service.wait(job_id)["status"] == "COMPLETED"  # while nobody can ask the cluster
         assert {service.job(one)["status"] for one in meanwhile} <= {"PENDING", "ADMITTED"}
     finally:
+        service.server.expire()  # it has forgotten what it told before
         service.server.up()
     names = {job_id: ("steady", 120), meanwhile[0]: ("early", 4), meanwhile[1]: ("late", 4)}
     for one, (name, records) in names.items():
