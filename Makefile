@@ -68,7 +68,7 @@ contract integration e2e: .venv/.test
 	$(BIN)/python -m pytest -q tests/$@
 
 chaos: .venv/.test ## everything killed in random order for 15 minutes, under load; seeds are printed
-	JOS_CHAOS_KILLS=10 JOS_CHAOS_SECONDS=900 JOS_CHAOS_JOBS=20 $(BIN)/python -m pytest -q -s --timeout 3000 tests/chaos
+	JOS_CHAOS_KILLS=10 JOS_CHAOS_SECONDS=900 JOS_CHAOS_JOBS=20 JOS_CHAOS_STEPS=100 $(BIN)/python -m pytest -q -s --timeout 3000 tests/chaos
 	JOS_RECORDS=200 $(BIN)/python -m pytest -q --timeout 3000 tests/integration/test_activity.py
 
 fuzz: .venv/.test ## ten minutes of schemathesis over the whole OpenAPI

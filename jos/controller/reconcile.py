@@ -18,11 +18,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from jos.controller.telling import news
+from jos.controller.telling import AWAY, NO_ANSWER, news
 from jos.core.commands import Reason
 from jos.core.lifecycle import recalled
 from jos.core.model import Attempt, Job, Status
-from jos.launch.base import DriverSeen
+from jos.launch.base import DriverSeen, Waits
 
 LOG_LINES, LOG_CHARACTERS = 15, 2000  # of a driver's log, in the failure of its job
 _RAYS_LOG = ", last available logs"  # behind it Ray puts up to 20,000 characters of log
@@ -132,19 +132,19 @@ def _untaken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Li
     token = attempt.token
     if job.status is not Status.ADMITTED:
         return (Gone(token, f"The job was {job.status.lower()} before a driver took it."), *_stop(sight, "not needed"))
-    if not sight.answers:
-        return ()  # the time to start counts from when it answers again
+    if not sight.answers:  # the time to start counts from when it answers again
+        away = now - sight.since >= AWAY
+        return _tell(job, token, Waits(Reason.CLUSTER_UNAVAILABLE, NO_ANSWER), now) if away else ()
     if sight.displaced is not None:
         return (PutBack(token, sight.displaced),)
     waited = _seconds(max(attempt.admitted_at, sight.since), now)
     if waited > limits.start:
         message = f"No driver came up within {limits.start:g} s{_last_seen(sight)}."
         return (Gone(token, message), *_stop(sight, "it did not come up in time"))
-    return (Start(),) if sight.driver is None else _tell(job, token, sight.driver, now)
+    return (Start(),) if sight.driver is None else _tell(job, token, sight.driver.waits, now)
 
 
-def _tell(job: Job, token: str, driver: DriverSeen, now: datetime) -> tuple[Action, ...]:
-    waits = driver.waits
+def _tell(job: Job, token: str, waits: Waits | None, now: datetime) -> tuple[Action, ...]:
     if waits is None and job.reason in ("", Reason.CAPACITY_GRANTED):
         return ()
     reason, message = (waits.reason, waits.message) if waits is not None else (Reason.CAPACITY_GRANTED.value, "")

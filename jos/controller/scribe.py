@@ -6,14 +6,14 @@ May import: jos.controller, jos.core, jos.store. Tests: tests/integration/test_c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
 
 from jos.controller.lookout import Lookout
 from jos.controller.loops import each
 from jos.controller.metrics import Metrics
-from jos.controller.telling import MOST_HOLDS, new_holds
+from jos.controller.telling import AWAY, MOST_HOLDS, NO_ANSWER, new_holds
 from jos.controller.view import View
 from jos.core import commands
 from jos.core.commands import Reason
@@ -24,7 +24,6 @@ from jos.store.lease import Lease
 from jos.store.redis import Store
 from jos.tracing import span
 
-AWAY = timedelta(seconds=10)  # without an answer of the cluster, until those who wait are told
 AT_ONCE = 16
 
 log = structlog.get_logger()
@@ -79,9 +78,8 @@ def unavailable(lookout: Lookout, waiting: Iterable[Waiting], now: datetime) -> 
     """Why all wait that could be planned for, once the cluster has been away for more than a moment."""
     if now - lookout.since < AWAY:
         return []
-    words = "The cluster does not answer; jobs start again when it does."
     could = (j for j in waiting if not j.holds_capacity and (j.not_before is None or j.not_before <= now))
-    return [Hold(job.id, Reason.CLUSTER_UNAVAILABLE, words) for job in could]
+    return [Hold(job.id, Reason.CLUSTER_UNAVAILABLE, NO_ANSWER) for job in could]
 
 
 def _waited(job: Job, before: Job | None) -> float:

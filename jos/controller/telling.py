@@ -16,6 +16,8 @@ from jos.core.snapshot import Hold
 MOST_HOLDS = 50  # reasons written in one step: nobody who comes waits for them longer than some 0.05 s
 REASON_STAYS = timedelta(seconds=10)  # before a reason is replaced by another one
 WORDS_STAY = timedelta(minutes=1)  # before the same reason is told in other words
+AWAY = timedelta(seconds=10)  # without an answer of the cluster, until those who wait are told
+NO_ANSWER = "The cluster does not answer; jobs start again when it does."
 
 
 def news(job: Job, reason: str, message: str, now: datetime) -> Literal["reason", "words"] | None:

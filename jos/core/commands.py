@@ -170,7 +170,7 @@ class Reason(StrEnum):
     BEHIND_HEAD = "BehindHeadOfQueue"  # PENDING: its queue is strict, and an earlier job does not fit yet
     WAITING_FOR_PREEMPTION = "WaitingForPreemption"  # PENDING: jobs were told to leave for it
     QUEUE_STOPPED = "QueueStopped"  # PENDING: an operator stopped its queue
-    CLUSTER_UNAVAILABLE = "ClusterUnavailable"  # PENDING: the cluster does not answer, so that nothing can start
+    CLUSTER_UNAVAILABLE = "ClusterUnavailable"  # PENDING, ADMITTED: the cluster does not answer; nothing starts
     WAITING_FOR_BACKOFF = "WaitingForBackoff"  # PENDING until `not_before`, after a failed attempt
     WAITING_FOR_DRIVER = "WaitingForDriver"  # PENDING, but the driver of the attempt before has not left yet
     CAPACITY_GRANTED = "CapacityGranted"  # ADMITTED

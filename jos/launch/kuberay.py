@@ -45,7 +45,6 @@ from jos.settings import Settings
 from jos.storage.base import Storage
 from jos.submission import load_spec
 
-KEPT = timedelta(minutes=5)  # a RayJob stays so long after its end, for people who look with kubectl
 FORGET_SECONDS = 600.0  # what was said of one that is gone
 ON_ITS_WAY = 10.0  # seconds for a RayJob that was made to appear in the watch
 AGAIN = 30.0  # seconds until an offer that the cluster refused is tried again
@@ -125,6 +124,7 @@ class KubeRay:
         deadlines: Deadlines = Deadlines(),
     ) -> None:
         self.api, self.profile = api, profile
+        self._kept = timedelta(seconds=max(profile.kept_seconds, profile.ttl_seconds_after_finished))
         self.cache = Cache(self._gone)
         kueue = profile.admission == "kueue"
         self.watches = Watches(api, self.cache, {INSTALLATION: installation}, kueue=kueue)
@@ -365,7 +365,7 @@ class KubeRay:
         memory = self._memory(truth.driver_name(found))
         if memory.ended is None or memory.ended_at is None or "deletionTimestamp" in found["metadata"]:
             return False
-        return not truth.is_over(found) or now - (truth.ended_at(found) or memory.ended_at) > KEPT
+        return not truth.is_over(found) or now - (truth.ended_at(found) or memory.ended_at) > self._kept
 
     async def _delete(self, names: list[str]) -> None:
         for name in names:

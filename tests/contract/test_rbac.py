@@ -7,14 +7,15 @@ really asked of an API server that lets its service account do what these Roles 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kube.fixtures import NAMESPACE, Cluster, cluster
-from manifests_lab import Object, combined, config, of_kind
+from manifests_lab import combined, config, of_kind
+from rights_lab import CONTROLLER, granted, install, used
 
 from jos.core.model import Attempt, Job, Pipeline, Status
 from jos.launch.kube_api import KubeApi
@@ -22,46 +23,6 @@ from jos.launch.kube_profile import KubeProfile, profile_of
 from jos.launch.kuberay import KubeRay, rights
 
 __all__ = ["cluster"]
-
-ACCOUNT = "jos-controller"
-Right = tuple[str, str, str]  # verb, API group, resource
-
-
-def granted(found: Iterable[Object], account: str) -> set[Right]:
-    """By all Roles that are bound to the account. There is no wildcard and no right in other namespaces."""
-    assert of_kind(found, "ClusterRole", "ClusterRoleBinding") == []
-    bound = {
-        one["roleRef"]["name"]
-        for one in of_kind(found, "RoleBinding")
-        if account in [subject["name"] for subject in one["subjects"]]
-    }
-    rules = [rule for one in of_kind(found, "Role") if one["metadata"]["name"] in bound for rule in one["rules"]]
-    found_rights = {
-        (verb, group, resource)
-        for rule in rules
-        for verb in rule["verbs"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
-    assert "*" not in {part for right in found_rights for part in right}
-    return found_rights
-
-
-def used(cluster: Cluster, account: str) -> set[Right]:
-    """What this service account asked for and was allowed."""
-    did = cluster.server.guard.used[f"system:serviceaccount:{NAMESPACE}:{account}"]
-    return {(verb, group, f"{plural}/{below}" if below else plural) for verb, group, plural, below in did}
-
-
-def install(found: Iterable[Object], cluster: Cluster) -> None:
-    """The accounts and their rights, in the lab's namespace."""
-    plurals = {"ServiceAccount": "serviceaccounts", "Role": "roles", "RoleBinding": "rolebindings"}
-    for one in of_kind(found, *plurals):
-        here = one | {"metadata": one["metadata"] | {"namespace": NAMESPACE}}
-        if "subjects" in here:
-            here["subjects"] = [subject | {"namespace": NAMESPACE} for subject in here["subjects"]]
-        cluster.objects.create(plurals[one["kind"]], here)
-
 
 PIPELINE = Pipeline(
     pipeline_key="shout",
@@ -95,7 +56,7 @@ def job(number: int, **more: Any) -> Job:
 
 
 def launcher(cluster: Cluster, profile: KubeProfile, monkeypatch: pytest.MonkeyPatch) -> KubeRay:
-    monkeypatch.setenv("KUBECONFIG", str(cluster.as_account(ACCOUNT)))
+    monkeypatch.setenv("KUBECONFIG", str(cluster.as_account(CONTROLLER)))
 
     async def pipeline_of(_job: Job) -> Pipeline:
         return PIPELINE
@@ -141,8 +102,8 @@ def test_the_role_grants_what_the_launcher_asks_and_nothing_else(
     found = combined(tmp_path / "manifests", components)
     profile = profile_of(config(found, "kube.yaml"), "kube.yaml").model_copy(update={"namespace": NAMESPACE})
     listed = {(verb, kind.group, kind.plural) for kind, verbs in rights(profile).items() for verb in verbs}
-    assert granted(found, ACCOUNT) == listed
-    install(found, cluster)
+    assert granted(found, CONTROLLER) == listed
+    install(found, cluster.objects)
 
     async def work() -> None:
         live = launcher(cluster, profile, monkeypatch)
@@ -153,7 +114,7 @@ def test_the_role_grants_what_the_launcher_asks_and_nothing_else(
             await live.close()
 
     asyncio.run(work())
-    assert used(cluster, ACCOUNT) == granted(found, ACCOUNT)
+    assert used(cluster.server, CONTROLLER) == granted(found, CONTROLLER)
 
 
 def test_nobody_else_has_any_right(tmp_path: Path) -> None:

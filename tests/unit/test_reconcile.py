@@ -22,6 +22,7 @@ from jos.controller.reconcile import (
     orphans,
     yet_to_come,
 )
+from jos.controller.telling import NO_ANSWER
 from jos.core.model import Attempt, Job, Status, Timeouts
 from jos.launch.base import DriverSeen, Waits
 
@@ -122,7 +123,11 @@ TOLD = {"reason": "PullingImage", "reason_message": "pulls jos:1"}
         ("a driver that ended before it took the job is gone", job(Status.ADMITTED, attempt=UNTAKEN),
          sight(driver=ended(), beats=False), [Gone]),
         ("no driver is ordered from a cluster that does not answer", job(Status.ADMITTED, attempt=UNTAKEN),
-         AWAY, []),
+         replace(AWAY, since=ago(9)), []),
+        ("but the job is told once that lasts",
+         job(Status.ADMITTED, attempt=UNTAKEN, updated_at=ago(60)), AWAY, [Tell]),
+        ("and is not told the same again",
+         job(Status.ADMITTED, attempt=UNTAKEN, reason="ClusterUnavailable", reason_message=NO_ANSWER), AWAY, []),
         ("a driver that does not come up in time is stopped and given up",
          job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(121)}),
          sight("starting", beats=False), [Gone, Stop]),
