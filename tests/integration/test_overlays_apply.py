@@ -56,13 +56,12 @@ def example(namespace: str) -> Object:
 def test_the_policy_keeps_nobody_from_ending_what_was_there_before_it(cluster: Cluster) -> None:
     """KubeRay takes its finalizer from such a RayJob; refused, it would stay for ever, and its namespace too."""
     install(cluster, "prod")
-    labels = {"jos.dev/rayjobs": "unchecked"}
     kubectl(cluster, "create", "namespace", "old")
     old = example("old")
     old["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] = "jos-worker:0.1.0"
     old["metadata"]["finalizers"] = ["ray.io/rayjob-finalizer"]
     cluster.objects.create("rayjobs", old)
-    cluster.objects.merge("namespaces", None, "old", {"metadata": {"labels": labels | {"jos.dev/rayjobs": "checked"}}})
+    kubectl(cluster, "label", "namespace", "old", "jos.dev/rayjobs=checked")
     name = old["metadata"]["name"]
     told = kubectl(cluster, "-n", "old", "annotate", "rayjob", name, "note=looked-at")
     assert told.returncode == 0, told.stderr
