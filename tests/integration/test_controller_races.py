@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from controller_lab import LIMITS, PACES, House, at_home, now, until
+from fake_kueue import FakeKueue
 from fake_launcher import FakeDriver, Script
+from pytest import MonkeyPatch
 from valkey_lab import Valkey
 
 from jos.controller.admitter import MOST_COMING
@@ -14,11 +18,13 @@ from jos.controller.controller import Paces
 from jos.controller.crew import Crew
 from jos.controller.lookout import Lookout
 from jos.controller.metrics import Metrics
+from jos.controller.reconcile import Limits
 from jos.controller.rescuer import Rescuer
 from jos.controller.telling import MOST_HOLDS
 from jos.controller.view import View
 from jos.core.commands import Admit, Taken
 from jos.core.model import Job, Status
+from jos.launch.base import Offers
 from jos.store.lease import Lease
 
 
@@ -29,12 +35,12 @@ def home(valkey: Valkey) -> Path:
 class Watch:
     """A rescuer whose view of the jobs is renewed only when a test says so."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, offers: Offers | None = None, limits: Limits = LIMITS) -> None:
         self.house, self.metrics, self.view = house, Metrics(), View(house.store)
         self.lease = Lease(house.store.connection, "controller", "here", ttl=60)
-        self.lookout = Lookout(house.launcher, now())
+        self.lookout = Lookout(house.launcher, now(), offers)
         crew = Crew(house.launcher, self.metrics.failed)
-        self.rescuer = Rescuer(house.store, self.lease, self.view, self.lookout, crew, self.metrics, LIMITS)
+        self.rescuer = Rescuer(house.store, self.lease, self.view, self.lookout, crew, self.metrics, limits)
 
     async def step(self) -> None:
         await self.lookout.look(now())
@@ -81,6 +87,35 @@ def test_a_lost_driver_is_counted_once(valkey: Valkey) -> None:
         assert watch.lost() == 1
 
     at_home(home(valkey), test)
+
+
+def test_a_thousand_offers_that_stand_are_not_read_anew_at_every_look(
+    valkey: Valkey, monkeypatch: MonkeyPatch
+) -> None:
+    async def test(house: House) -> None:
+        assert isinstance(house.launcher, FakeKueue)
+        watch = Watch(house, house.launcher, replace(LIMITS, orphan=0.0))
+        waits, over = await house.submit(), await house.submit()
+        for job in (waits, over):
+            await house.launcher.offer(job, "tok")
+        await watch.view.resync()
+        read: list[Sequence[str]] = []
+        get_many = house.store.get_many
+
+        async def reads(job_ids: Sequence[str]) -> dict[str, Job]:
+            read.append(job_ids)
+            return await get_many(job_ids)
+
+        monkeypatch.setattr(house.store, "get_many", reads)
+        await watch.step()
+        assert read == []
+        await house.cancel(over)
+        watch.view.drop(over.id)
+        await watch.step()
+        assert read == [[over.id]]
+        assert not [order for order in house.launcher.orders if order.startswith("stop")]
+
+    at_home(home(valkey), test, launcher=FakeKueue)
 
 
 def test_no_more_attempts_are_begun_at_once_than_can_be_started(valkey: Valkey) -> None:
