@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from controller_lab import LIMITS, PACES, House, at_home, now, until
@@ -13,6 +14,7 @@ from fake_launcher import FakeDriver, Script
 from pytest import MonkeyPatch
 from valkey_lab import Valkey
 
+from jos.controller import admitter
 from jos.controller.admitter import MOST_COMING
 from jos.controller.controller import Paces
 from jos.controller.crew import Crew
@@ -130,6 +132,25 @@ def test_no_more_attempts_are_begun_at_once_than_can_be_started(valkey: Valkey) 
         waits.takes = True
         for job in jobs:
             await house.reaches(job, Status.COMPLETED, seconds=60)
+
+    at_home(home(valkey), test, cpu=1000)
+
+
+def test_attempts_that_wait_long_for_their_pods_keep_nobody_else_from_beginning(
+    valkey: Valkey, monkeypatch: MonkeyPatch
+) -> None:
+    """On Kubernetes that may take half an hour: an image that no node can pull, a pool that has no nodes left."""
+    monkeypatch.setattr(admitter, "MOST_COMING", 2)
+    monkeypatch.setattr(admitter, "COMES", timedelta(seconds=0.3))
+
+    async def test(house: House) -> None:
+        house.launcher.scripts = lambda job, number: Script(takes=job.name != "stuck")
+        house.controller(limits=replace(LIMITS, start=60.0))
+        stuck = [await house.submit(name="stuck") for _ in range(2)]
+        for job in stuck:
+            await house.reaches(job, Status.ADMITTED)
+        await house.reaches(await house.submit(), Status.COMPLETED)
+        assert await _count(house, Status.ADMITTED, 2)
 
     at_home(home(valkey), test, cpu=1000)
 
