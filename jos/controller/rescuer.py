@@ -91,7 +91,9 @@ class Rescuer:
                 await self._transact(job, Waits(token, reason, message), datetime.now(UTC))
             case Evict(token, message):
                 log.warning("the cluster took its place", job=job.id, why=message)
-                if await self._transact(job, Preempt(message, token), datetime.now(UTC)) is not None:
+                now = datetime.now(UTC)
+                preempted = await self._transact(job, Preempt(message, token), now)
+                if preempted is not None and preempted.updated_at == now:
                     self._metrics.preempted.inc()
             case PutBack(token, message):
                 log.info("the cluster took its place back before it began", job=job.id, why=message)

@@ -24,7 +24,7 @@ from jos.controller.reconcile import Limits
 from jos.controller.rescuer import Rescuer
 from jos.controller.telling import MOST_HOLDS
 from jos.controller.view import View
-from jos.core.commands import Admit, Taken
+from jos.core.commands import Admit, Started, Taken
 from jos.core.model import Job, Status
 from jos.launch.base import Offers
 from jos.store.lease import Lease
@@ -89,6 +89,35 @@ def test_a_lost_driver_is_counted_once(valkey: Valkey) -> None:
         assert watch.lost() == 1
 
     at_home(home(valkey), test)
+
+
+def test_a_preemption_that_two_loops_see_at_once_is_counted_once(valkey: Valkey, monkeypatch: MonkeyPatch) -> None:
+    async def test(house: House) -> None:
+        assert isinstance(house.launcher, FakeKueue)
+        watch = Watch(house, house.launcher)
+        assert await watch.lease.acquire()
+        job = await house.submit()
+        await house.launcher.offer(job, "tok")
+        name = f"jos-{job.id}-1"
+        job = await house.say(job, Admit("tok", indexes=1, number=1))
+        await house.say(job, Taken("tok", name, "host", 1))
+        await house.say(job, Started("tok"))
+        await watch.view.resync()
+        await watch.lookout.look(now())
+        both, get_many = asyncio.Barrier(2), house.store.get_many
+
+        async def read_by_both(job_ids: Sequence[str]) -> dict[str, Job]:
+            read = await get_many(job_ids)
+            await both.wait()
+            return read
+
+        monkeypatch.setattr(house.store, "get_many", read_by_both)
+        await asyncio.gather(watch.rescuer.step(), watch.rescuer.step())
+        found = await house.store.get(job.id)
+        assert (found.status, found.preemption_count) == (Status.PREEMPTED, 1)
+        assert watch.metrics.registry.get_sample_value("jos_preemptions_total") == 1
+
+    at_home(home(valkey), test, launcher=FakeKueue)
 
 
 def test_a_thousand_offers_that_stand_are_not_read_anew_at_every_look(
