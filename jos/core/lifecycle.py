@@ -287,13 +287,14 @@ def _wait(job: Job, command: Waits, now: datetime) -> Transition:
 
 
 def _recall(job: Job, command: Recall, now: datetime) -> Transition:
-    """Back into the queue as if it had not been admitted: neither a preemption nor a failure."""
+    """Back into the queue as if it had not been admitted: neither a preemption nor a failure, and its time in the queue
+    goes on, or one that is admitted and put back for ever would never run out of it."""
     assert job.attempt is not None
     if job.attempt.driver:
         raise InvalidTransition(
             f"Job {job.id} is {job.status}: Recall is not possible once {job.attempt.driver} drives."
         )
-    pending = _move(job, now, Status.PENDING, Reason.WAITING_FOR_CAPACITY, queued_at=now, **_ended(job, now, command))
+    pending = _move(job, now, Status.PENDING, Reason.WAITING_FOR_CAPACITY, **_ended(job, now, command))
     message = command.message or "The cluster took its place back before its driver came up."
     return Transition(pending, (_event(now, "job.requeued", message, payload={"attempt": _number(job)}),))
 
