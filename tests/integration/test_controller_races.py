@@ -8,10 +8,10 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from controller_lab import LIMITS, PACES, House, at_home, now, until
 from fake_kueue import FakeKueue
 from fake_launcher import FakeDriver, Script
-from pytest import MonkeyPatch
 from valkey_lab import Valkey
 
 from jos.controller import admitter
@@ -91,7 +91,9 @@ def test_a_lost_driver_is_counted_once(valkey: Valkey) -> None:
     at_home(home(valkey), test)
 
 
-def test_a_preemption_that_two_loops_see_at_once_is_counted_once(valkey: Valkey, monkeypatch: MonkeyPatch) -> None:
+def test_a_preemption_that_two_loops_see_at_once_is_counted_once(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def test(house: House) -> None:
         assert isinstance(house.launcher, FakeKueue)
         watch = Watch(house, house.launcher)
@@ -121,7 +123,7 @@ def test_a_preemption_that_two_loops_see_at_once_is_counted_once(valkey: Valkey,
 
 
 def test_a_thousand_offers_that_stand_are_not_read_anew_at_every_look(
-    valkey: Valkey, monkeypatch: MonkeyPatch
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(house: House) -> None:
         assert isinstance(house.launcher, FakeKueue)
@@ -166,7 +168,7 @@ def test_no_more_attempts_are_begun_at_once_than_can_be_started(valkey: Valkey) 
 
 
 def test_attempts_that_wait_long_for_their_pods_keep_nobody_else_from_beginning(
-    valkey: Valkey, monkeypatch: MonkeyPatch
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Kubernetes that may take half an hour: an image that no node can pull, a pool that has no nodes left."""
     monkeypatch.setattr(admitter, "MOST_COMING", 2)

@@ -65,7 +65,9 @@ def test_the_policy_keeps_nobody_from_ending_what_was_there_before_it(cluster: C
     name = old["metadata"]["name"]
     told = kubectl(cluster, "-n", "old", "annotate", "rayjob", name, "note=looked-at")
     assert told.returncode == 0, told.stderr
-    changed = kubectl(cluster, "-n", "old", "patch", "rayjob", name, "--type=merge", "-p", '{"spec":{"backoffLimit":3}}')
+    changed = kubectl(
+        cluster, "-n", "old", "patch", "rayjob", name, "--type=merge", "-p", '{"spec":{"backoffLimit":3}}'
+    )
     assert "backoffLimit must be 0" in changed.stderr
     kubectl(cluster, "-n", "old", "delete", "rayjob", name, "--wait=false")
     freed = ["patch", "rayjob", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}']
