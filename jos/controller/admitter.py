@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -30,6 +30,7 @@ from jos.core.snapshot import Admit, Grow, Hold, Plan, Preempt, Snapshot, capaci
 
 IDLE = 1.0  # seconds: without a change, a plan is made so often, since back-offs pass and nodes come
 MOST_COMING = 64  # attempts that wait for their driver: more could not be started before their time is up
+COMES = timedelta(minutes=2)  # one that has waited for longer waits for its pods, and holds nobody else up
 AT_ONCE = 16
 
 log = structlog.get_logger()
@@ -98,9 +99,10 @@ class Admitter:
         self._scribe.to_say([*later, *made.holds])
 
     def _coming(self) -> int:
-        """How many attempts no driver has taken yet."""
-        held = (job for job in self._view.holding if job.queue and job.status is Status.ADMITTED)
-        return sum(job.attempt is not None and not job.attempt.driver for job in held)
+        """How many attempts of late no driver has taken yet."""
+        since = datetime.now(UTC) - COMES
+        held = (job.attempt for job in self._view.holding if job.queue and job.status is Status.ADMITTED)
+        return sum(a is not None and not a.driver and a.admitted_at > since for a in held)
 
     async def _admit(self, what: Admit) -> None:
         job = await self._scribe.admit(what.job_id, secrets.token_hex(16), what.indexes)

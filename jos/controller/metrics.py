@@ -56,10 +56,12 @@ class Metrics:
     def look(
         self, jobs: Iterable[Job], waiting: Iterable[Waiting], drivers: Iterable[DriverSeen], now: datetime
     ) -> None:
-        """Takes the gauges anew; a queue without jobs is not shown."""
+        """Takes the gauges anew; a queue without jobs is not shown. What stands in the cluster's own queue is no driver
+        that starts."""
         for status, count in ({s: 0 for s in Status if not s.terminal} | Tally(job.status for job in jobs)).items():
             self.jobs.labels(status.value).set(count)
-        for state, count in ({"starting": 0, "running": 0, "ended": 0} | Tally(d.state for d in drivers)).items():
+        states = Tally(driver.state for driver in drivers if not driver.suspended)
+        for state, count in ({"starting": 0, "running": 0, "ended": 0} | states).items():
             self.drivers.labels(state).set(count)
         self.depth.clear()
         self.oldest.clear()

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 
 import structlog
 
@@ -46,7 +47,7 @@ log = structlog.get_logger()
 
 @dataclass
 class Round:
-    """What one look finds to do, each in the order of the queue."""
+    """What one look finds to do, each in the order of the queues."""
 
     admits: list[tuple[Job, Offer]] = field(default_factory=list)
     offers: list[tuple[Job, Offer | None]] = field(default_factory=list)  # with the offer that stands already
@@ -77,9 +78,20 @@ def decide(
             running[job.org_id] += 1
         elif refusal is None:
             waiting.append((job, offer))
-    for job, offer in waiting:
+    for job, offer in _in_turn(waiting):
         _offer(job, offer, found, running, config, most)
     return found
+
+
+def _in_turn(waiting: list[tuple[Job, Offer | None]]) -> list[tuple[Job, Offer | None]]:
+    """The first of each queue, then the second of each, …: one where very many wait leaves places to the others, for
+    which the cluster may have room."""
+    passed: Counter[str] = Counter()
+    turns = []
+    for entry in waiting:
+        passed[entry[0].queue] += 1
+        turns.append((passed[entry[0].queue], entry))
+    return [entry for _, entry in sorted(turns, key=itemgetter(0))]
 
 
 def _offer(job: Job, offer: Offer | None, found: Round, running: Counter[str], config: QueueConfig, most: int) -> None:

@@ -91,7 +91,9 @@ class Rescuer:
                 await self._transact(job, Waits(token, reason, message), datetime.now(UTC))
             case Evict(token, message):
                 log.warning("the cluster took its place", job=job.id, why=message)
-                if await self._transact(job, Preempt(message, token), datetime.now(UTC)) is not None:
+                now = datetime.now(UTC)
+                preempted = await self._transact(job, Preempt(message, token), now)
+                if preempted is not None and preempted.updated_at == now:
                     self._metrics.preempted.inc()
             case PutBack(token, message):
                 log.info("the cluster took its place back before it began", job=job.id, why=message)
@@ -107,16 +109,21 @@ class Rescuer:
         """Stops drivers whose attempt has been over for a while. Of a job that this store does not know they may be
         another installation's, on the same cluster."""
         idle = reconcile.orphans(self._lookout.drivers, self._lookout.needed(self._view.holding))
+        idle = [name for name in idle if not self._offered(self._view.jobs.get(reconcile.job_of(name) or ""), name)]
         now = time.monotonic()
         self._orphans = {name: self._orphans.get(name, now) for name in idle}
         names = [name for name, since in self._orphans.items() if now - since >= self._limits.orphan]
         jobs = await self._store.get_many([job_id for n in names if (job_id := reconcile.job_of(n))]) if names else {}
         for name in names:
             job = jobs.get(reconcile.job_of(name) or "")
-            if job is not None and self._lookout.offering and reconcile.yet_to_come(job, name):
-                continue  # an offer: the offerer withdraws it, should it be needless
+            if self._offered(job, name):
+                continue
             if job is not None and name not in (self._lookout.needed([job]) if job.holds_capacity else ()):
                 self._crew.stop(name, "its attempt is over", job.id)
+
+    def _offered(self, job: Job | None, driver: str) -> bool:
+        """Whether it is an offer, which the offerer withdraws should it be needless."""
+        return job is not None and self._lookout.offering and reconcile.yet_to_come(job, driver)
 
     async def _transact(self, job: Job, command: Command, now: datetime) -> Job | None:
         """None: the job went on meanwhile, which the view will hear."""

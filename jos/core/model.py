@@ -284,7 +284,7 @@ class Job(Model):
     retry_policy: RetryPolicy = RetryPolicy()
     created_at: datetime
     updated_at: datetime
-    queued_at: datetime  # when it last became PENDING
+    queued_at: datetime  # when it last became PENDING, but for a Recall
     started_at: datetime | None = None  # of the first attempt that ran
     completed_at: datetime | None = None
     failed_at: datetime | None = None

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from controller_lab import LIMITS, PACES, House, at_home, now, until
+from fake_kueue import FakeKueue
 from fake_launcher import FakeDriver, Script
 from valkey_lab import Valkey
 
+from jos.controller import admitter
 from jos.controller.admitter import MOST_COMING
 from jos.controller.controller import Paces
 from jos.controller.crew import Crew
 from jos.controller.lookout import Lookout
 from jos.controller.metrics import Metrics
+from jos.controller.reconcile import Limits
 from jos.controller.rescuer import Rescuer
 from jos.controller.telling import MOST_HOLDS
 from jos.controller.view import View
-from jos.core.commands import Admit, Taken
+from jos.core.commands import Admit, Started, Taken
 from jos.core.model import Job, Status
+from jos.launch.base import Offers
 from jos.store.lease import Lease
 
 
@@ -29,12 +37,12 @@ def home(valkey: Valkey) -> Path:
 class Watch:
     """A rescuer whose view of the jobs is renewed only when a test says so."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, offers: Offers | None = None, limits: Limits = LIMITS) -> None:
         self.house, self.metrics, self.view = house, Metrics(), View(house.store)
         self.lease = Lease(house.store.connection, "controller", "here", ttl=60)
-        self.lookout = Lookout(house.launcher, now())
+        self.lookout = Lookout(house.launcher, now(), offers)
         crew = Crew(house.launcher, self.metrics.failed)
-        self.rescuer = Rescuer(house.store, self.lease, self.view, self.lookout, crew, self.metrics, LIMITS)
+        self.rescuer = Rescuer(house.store, self.lease, self.view, self.lookout, crew, self.metrics, limits)
 
     async def step(self) -> None:
         await self.lookout.look(now())
@@ -83,6 +91,66 @@ def test_a_lost_driver_is_counted_once(valkey: Valkey) -> None:
     at_home(home(valkey), test)
 
 
+def test_a_preemption_that_two_loops_see_at_once_is_counted_once(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(house: House) -> None:
+        assert isinstance(house.launcher, FakeKueue)
+        watch = Watch(house, house.launcher)
+        assert await watch.lease.acquire()
+        job = await house.submit()
+        await house.launcher.offer(job, "tok")
+        name = f"jos-{job.id}-1"
+        job = await house.say(job, Admit("tok", indexes=1, number=1))
+        await house.say(job, Taken("tok", name, "host", 1))
+        await house.say(job, Started("tok"))
+        await watch.view.resync()
+        await watch.lookout.look(now())
+        both, get_many = asyncio.Barrier(2), house.store.get_many
+
+        async def read_by_both(job_ids: Sequence[str]) -> dict[str, Job]:
+            read = await get_many(job_ids)
+            await both.wait()
+            return read
+
+        monkeypatch.setattr(house.store, "get_many", read_by_both)
+        await asyncio.gather(watch.rescuer.step(), watch.rescuer.step())
+        found = await house.store.get(job.id)
+        assert (found.status, found.preemption_count) == (Status.PREEMPTED, 1)
+        assert watch.metrics.registry.get_sample_value("jos_preemptions_total") == 1
+
+    at_home(home(valkey), test, launcher=FakeKueue)
+
+
+def test_a_thousand_offers_that_stand_are_not_read_anew_at_every_look(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(house: House) -> None:
+        assert isinstance(house.launcher, FakeKueue)
+        watch = Watch(house, house.launcher, replace(LIMITS, orphan=0.0))
+        waits, over = await house.submit(), await house.submit()
+        for job in (waits, over):
+            await house.launcher.offer(job, "tok")
+        await watch.view.resync()
+        read: list[Sequence[str]] = []
+        get_many = house.store.get_many
+
+        async def reads(job_ids: Sequence[str]) -> dict[str, Job]:
+            read.append(job_ids)
+            return await get_many(job_ids)
+
+        monkeypatch.setattr(house.store, "get_many", reads)
+        await watch.step()
+        assert read == []
+        await house.cancel(over)
+        watch.view.drop(over.id)
+        await watch.step()
+        assert read == [[over.id]]
+        assert not [order for order in house.launcher.orders if order.startswith("stop")]
+
+    at_home(home(valkey), test, launcher=FakeKueue)
+
+
 def test_no_more_attempts_are_begun_at_once_than_can_be_started(valkey: Valkey) -> None:
     async def test(house: House) -> None:
         waits = Script(takes=False)
@@ -95,6 +163,25 @@ def test_no_more_attempts_are_begun_at_once_than_can_be_started(valkey: Valkey) 
         waits.takes = True
         for job in jobs:
             await house.reaches(job, Status.COMPLETED, seconds=60)
+
+    at_home(home(valkey), test, cpu=1000)
+
+
+def test_attempts_that_wait_long_for_their_pods_keep_nobody_else_from_beginning(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Kubernetes that may take half an hour: an image that no node can pull, a pool that has no nodes left."""
+    monkeypatch.setattr(admitter, "MOST_COMING", 2)
+    monkeypatch.setattr(admitter, "COMES", timedelta(seconds=0.3))
+
+    async def test(house: House) -> None:
+        house.launcher.scripts = lambda job, number: Script(takes=job.name != "stuck")
+        house.controller(limits=replace(LIMITS, start=60.0))
+        stuck = [await house.submit(name="stuck") for _ in range(2)]
+        for job in stuck:
+            await house.reaches(job, Status.ADMITTED)
+        await house.reaches(await house.submit(), Status.COMPLETED)
+        assert await _count(house, Status.ADMITTED, 2)
 
     at_home(home(valkey), test, cpu=1000)
 

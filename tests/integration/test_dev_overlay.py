@@ -136,6 +136,17 @@ def test_the_secrets_script_makes_what_the_pods_ask_for_and_leaves_it_alone_the_
     assert {name: secret(cluster, name) for name in made} == made
 
 
+def test_a_secret_that_was_lost_is_made_anew_and_the_namespace_keeps_what_guards_it(cluster: Cluster) -> None:
+    kubectl(cluster, "apply", "--server-side", "-k", str(K8S / "overlays" / "dev"))
+    labels = cluster.objects.get("namespaces", None, NAMESPACE)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    make_secrets(cluster)
+    cluster.objects.delete("secrets", NAMESPACE, "jos-objects")
+    make_secrets(cluster)
+    assert secret(cluster, "jos-objects")["s3.json"]
+    assert cluster.objects.get("namespaces", None, NAMESPACE)["metadata"]["labels"] == labels
+
+
 @dataclass(frozen=True)
 class Site:
     """The overlay on the fake cluster, with the addresses of its Services moved to free ports of this machine."""

@@ -53,6 +53,28 @@ def example(namespace: str) -> Object:
     return found  # type: ignore[no-any-return]
 
 
+def test_the_policy_keeps_nobody_from_ending_what_was_there_before_it(cluster: Cluster) -> None:
+    """KubeRay takes its finalizer from such a RayJob; refused, it would stay for ever, and its namespace too."""
+    install(cluster, "prod")
+    kubectl(cluster, "create", "namespace", "old")
+    old = example("old")
+    old["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] = "jos-worker:0.1.0"
+    old["metadata"]["finalizers"] = ["ray.io/rayjob-finalizer"]
+    cluster.objects.create("rayjobs", old)
+    kubectl(cluster, "label", "namespace", "old", "jos.dev/rayjobs=checked")
+    name = old["metadata"]["name"]
+    told = kubectl(cluster, "-n", "old", "annotate", "rayjob", name, "note=looked-at")
+    assert told.returncode == 0, told.stderr
+    changed = kubectl(
+        cluster, "-n", "old", "patch", "rayjob", name, "--type=merge", "-p", '{"spec":{"backoffLimit":3}}'
+    )
+    assert "backoffLimit must be 0" in changed.stderr
+    kubectl(cluster, "-n", "old", "delete", "rayjob", name, "--wait=false")
+    freed = ["patch", "rayjob", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}']
+    done = kubectl(cluster, "-n", "old", *freed)
+    assert done.returncode == 0, done.stderr
+
+
 def test_where_the_policy_is_installed_the_cluster_refuses_rayjobs_that_jos_would_not_make(cluster: Cluster) -> None:
     install(cluster, "prod")
     namespace = named(objects("prod"), "Namespace")["metadata"]["name"]

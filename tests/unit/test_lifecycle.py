@@ -492,6 +492,15 @@ def test_a_recalled_attempt_is_taken_up_again_under_its_number_and_costs_nothing
     assert other.attempt.number == 2
 
 
+def test_a_job_that_the_cluster_admits_and_puts_back_for_ever_runs_out_of_time_as_one_that_only_waits() -> None:
+    job = walk().model_copy(update={"timeouts": Timeouts(queue=600)})
+    for minutes in range(9):
+        job = decide(job, Admit("a"), NOW + timedelta(minutes=minutes)).job
+        job = decide(job, Recall("a"), NOW + timedelta(minutes=minutes, seconds=50)).job
+    assert job.queued_at == NOW, "it keeps its place"
+    assert overdue(job, NOW + timedelta(minutes=10)) == Expire("queue")
+
+
 def test_a_timeout_that_an_earlier_attempts_driver_counted_fails_no_later_one() -> None:
     """Its own clock says that the run timeout has passed; of the attempt that runs now it has not."""
     job = walk(*RUNNING)

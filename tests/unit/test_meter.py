@@ -12,6 +12,7 @@ from test_lookout import at, job
 from jos.controller.meter import Meter
 from jos.controller.metrics import Metrics
 from jos.core.model import Job
+from jos.launch.base import DriverSeen
 from jos.store.records import Live
 
 BEGAN = datetime(2026, 4, 14, 10, 5, 0, tzinfo=UTC)
@@ -109,3 +110,13 @@ def test_tasks_and_commits_are_counted_once_also_of_a_job_that_was_never_seen_ru
         assert value(metrics, "jos_tasks_total") == 39
 
     asyncio.run(test())
+
+
+def test_what_the_clusters_own_queue_holds_back_is_no_driver_that_starts() -> None:
+    """Or an alert would tell of drivers that do not come up, wherever all of Kueue's quota is in use."""
+    metrics = Metrics()
+    held, comes = DriverSeen("jos-job_1-1", "starting", suspended=True), DriverSeen("jos-job_2-1", "starting")
+    metrics.look([], [], [held, comes], BEGAN)
+    assert metrics.registry.get_sample_value("jos_drivers", {"state": "starting"}) == 1
+    metrics.look([], [], [held], BEGAN)
+    assert metrics.registry.get_sample_value("jos_drivers", {"state": "starting"}) == 0

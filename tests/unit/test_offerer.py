@@ -117,6 +117,17 @@ def test_only_so_many_stand_there_and_one_of_higher_priority_takes_the_last_ones
     assert list(made.withdraws) == ["job_1"]
 
 
+def test_a_queue_in_which_very_many_wait_leaves_places_to_the_others() -> None:
+    """The cluster may have room for those of another queue, which it sees only once they are offered."""
+    jobs = [job(f"job_{n}", queued_at=BEGAN + timedelta(seconds=n), priority=9, queue="busy") for n in range(5)]
+    late = [job(f"job_late{n}", queued_at=LATER, queue="default") for n in range(2)]
+    config = QueueConfig.of({"queues": {"busy": {}}})
+    made = decide([*jobs, *late], {}, config, LATER, 4)
+    assert [one.id for one, _ in made.offers] == ["job_0", "job_late0", "job_1", "job_late1"]
+    made = decide([*jobs, late[0]], {}, config, LATER, 4)
+    assert [one.id for one, _ in made.offers] == ["job_0", "job_late0", "job_1", "job_2"]
+
+
 def test_an_organisation_never_has_more_offers_and_jobs_than_it_may_run() -> None:
     runs = job("job_r", Status.RUNNING, org_id="small", attempt=attempt(ended_by=None), holds_capacity=True)
     jobs = [runs, *(job(f"job_{n}", org_id="small") for n in range(3)), job("job_other")]

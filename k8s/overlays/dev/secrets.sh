@@ -10,7 +10,8 @@ if kubectl -n "$namespace" get secret jos-redis jos-objects jos-secrets >/dev/nu
   exit 0
 fi
 password=$(new) access=$(new) secret=$(new)
-kubectl apply --server-side -f - <<END
+# under a name of its own: as `kubectl`, it would take from the Namespace the labels that the overlay has put there
+kubectl apply --server-side --field-manager=jos-secrets -f - <<END
 apiVersion: v1
 kind: Namespace
 metadata: {name: $namespace}
