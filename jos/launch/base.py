@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from jos.core.admission import Node
+from jos.core.lifecycle import recalled
 from jos.core.model import Job
 
 
@@ -43,6 +44,7 @@ class Offer:
     token: str  # of the attempt that begins once it is admitted there
     admitted: bool  # the other system holds capacity for it
     message: str = ""  # why it still waits, in that system's words
+    number: int | None = None  # of that attempt; None: not known
 
 
 class Launcher(Protocol):
@@ -78,13 +80,22 @@ class Launcher(Protocol):
     async def close(self) -> None: ...
 
 
+def number_of(job: Job, token: str) -> int:
+    """Which attempt of a waiting job one with this token would be: the next one, or the last one once more when the
+    other system took it back before anybody drove it."""
+    attempt = job.attempt
+    if attempt is None:
+        return 1
+    return attempt.number if recalled(attempt) and attempt.token == token else attempt.number + 1
+
+
 class Offers(Protocol):
     """What a launcher has besides, where another system's queue admits. The controller offers jobs that wait, admits
     those that the other system admitted, and withdraws those that wait no more. Same errors as Launcher."""
 
     async def offer(self, job: Job, token: str) -> None:
-        """Puts the job's next attempt into the other queue. Once, however often it is asked; changes its priority there
-        when the job's has changed. Token of an earlier offer of the same attempt stays."""
+        """Puts the job's next attempt (`number_of`) into the other queue. Once, however often it is asked; changes its
+        priority there when the job's has changed. Token of an earlier offer of the same attempt stays."""
         ...
 
     async def offered(self) -> dict[str, Offer]:

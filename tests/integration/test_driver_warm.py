@@ -81,6 +81,33 @@ def test_an_attempt_that_another_process_took_is_left_alone(lab: Lab) -> None:
     assert attempt.driver == "first"
 
 
+def test_the_same_command_that_its_cluster_runs_once_more_ends_at_once_and_touches_nothing(lab: Lab) -> None:
+    """KubeRay submits a job again under the same id when its head lost its table of jobs, and the first may yet run."""
+    job_id = job(lab)
+    token, name = admit(lab, job_id), f"jos-{job_id}-1"
+    first = lab.driver("attempt", job_id, token, "--name", name)
+    lab.wait_for_tasks(job_id, 4)
+    before = lab.get(job_id).attempt
+    second = lab.driver("attempt", job_id, token, "--name", name).end()
+    assert (second.code, "Traceback" in second.said) == (3, False)
+    assert lab.get(job_id).attempt == before
+    assert first.end().code == 0
+    done(lab, job_id)
+    assert lab.attempts(job_id) == [token]
+
+
+def test_an_attempt_that_comes_before_its_admission_waits_and_another_leaves_when_it_is_asked(lab: Lab) -> None:
+    job_id = job(lab, seconds=0)
+    left, waits = (lab.driver("attempt", job_id, token, "--name", f"jos-{job_id}-1") for token in ("left", "admitted"))
+    for driver in (left, waits):
+        until(lambda one=driver: "waiting for the admission" in one.said)
+    left.ask_to_leave()
+    assert (left.end().code, lab.get(job_id).attempt) == (4, None)
+    transact(lab, job_id, Admit("admitted", indexes=1))
+    assert waits.end().code == 0
+    done(lab, job_id)
+
+
 def test_an_attempt_cancelled_before_it_was_taken_only_frees_its_capacity(lab: Lab) -> None:
     job_id = job(lab)
     token = admit(lab, job_id)

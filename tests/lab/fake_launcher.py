@@ -15,7 +15,7 @@ from jos.core.commands import Completed, Drained, Started, Taken
 from jos.core.errors import ComputeFailed, JosError, StaleAttempt
 from jos.core.model import Job, Status
 from jos.core.snapshot import Node
-from jos.launch.base import DriverSeen
+from jos.launch.base import DriverSeen, Waits
 from jos.store.records import Mirror
 from jos.store.redis import Store
 
@@ -61,6 +61,8 @@ class FakeLauncher:
     warmed: int = 0
     left_alone: set[str] = field(default_factory=set)
     most: int = 0  # drivers that had taken a job at the same time
+    waits: dict[str, Waits] = field(default_factory=dict)  # what drivers that are not up wait for
+    suspended: dict[str, str] = field(default_factory=dict)  # drivers whose place was taken, and why
 
     def name_of(self, job: Job) -> str:
         return f"jos-{job.id}-{job.attempt.number if job.attempt else 0}"
@@ -79,11 +81,20 @@ class FakeLauncher:
     async def stop(self, name: str) -> None:
         self._check()
         self.orders.append(f"stop {name}")
+        self.suspended.pop(name, None)
         self.kill(name, "killed by SIGTERM")
 
     async def seen(self) -> dict[str, DriverSeen]:
         self._check()
-        return {d.name: DriverSeen(d.name, d.state, d.message, d.exit_code) for d in self.drivers.values()}  # type: ignore[arg-type]
+        return {name: self._seen(driver) for name, driver in self.drivers.items()}
+
+    def _seen(self, driver: FakeDriver) -> DriverSeen:
+        name = driver.name
+        if name in self.suspended:
+            return DriverSeen(name, "starting", self.suspended[name], suspended=True)
+        if name in self.waits and not driver.took:
+            return DriverSeen(name, "starting", waits=self.waits[name])
+        return DriverSeen(name, driver.state, driver.message, driver.exit_code)  # type: ignore[arg-type]
 
     async def nodes(self) -> tuple[Node, ...] | None:
         self._check()
@@ -107,6 +118,11 @@ class FakeLauncher:
         if driver.task is not None:
             driver.task.cancel()
         driver.state, driver.message, driver.exit_code = "ended", message, 137
+
+    def suspend(self, name: str, why: str) -> None:
+        """Takes its place: the process is dead, with no last word, and its entry waits in the cluster."""
+        self.kill(name)
+        self.suspended[name] = why
 
     def running(self, job: Job) -> list[str]:
         return [d.name for d in self.drivers.values() if d.job_id == job.id and d.state != "ended"]
