@@ -213,8 +213,6 @@ class Offerer:
         self._crew.offer(job.id, put, MOST_OFFERING)
 
     def _waits(self, job: Job, offer: Offer | None) -> list[Hold]:
-        """None for one that is just being put there: its next words would have to wait for a minute."""
-        if offer is None and job.id not in self._refused:
-            return []
-        words = self._refused[job.id] if offer is None else offer.message or "It stands in the cluster's queue."
-        return [Hold(job.id, Reason.WAITING_IN_KUEUE, words)]
+        """None as long as nobody there has said anything: other words would have to wait for a minute."""
+        words = self._refused.get(job.id) if offer is None else offer.message
+        return [Hold(job.id, Reason.WAITING_IN_KUEUE, words)] if words else []

@@ -43,7 +43,7 @@ class Offer:
     job_id: str
     token: str  # of the attempt that begins once it is admitted there
     admitted: bool  # the other system holds capacity for it
-    message: str = ""  # why it still waits, in that system's words
+    message: str = ""  # why it still waits, in that system's words; empty: it has not looked at it yet
     number: int | None = None  # of that attempt; None: not known
 
 
