@@ -107,6 +107,13 @@ def test_a_head_that_may_not_be_made_anew_leaves_its_job_running_until_the_check
     assert len(cluster.standin.submitted) == 1
 
 
+def test_a_head_pod_that_is_removed_by_force_takes_its_job_along(cluster: Cluster) -> None:
+    cluster.running("a", annotations=NO_RESTART)
+    cluster.objects.delete("pods", NAMESPACE, cluster.head("a")["metadata"]["name"], grace=0)
+    cluster.advance(5)
+    assert not cluster.standin.jobs
+
+
 def test_a_failed_head_pod_that_is_never_restarted_is_replaced_by_another(cluster: Cluster) -> None:
     job = rayjob("a")
     head(job)["restartPolicy"] = "Never"

@@ -20,6 +20,23 @@ WRITES = "import json, os, pathlib; pathlib.Path(os.environ['OUT']).write_text(j
 STAYS = WRITES + "; import time; pathlib.Path(os.environ['OUT'] + '.pid').write_text(str(os.getpid())); time.sleep(600)"
 
 
+ACTOR = """
+import os, pathlib, time, ray
+ray.init(log_to_driver=False)
+
+@ray.remote(num_cpus=1)
+class Worker:
+    def pid(self):
+        return os.getpid()
+
+worker = Worker.remote()
+out = pathlib.Path(os.environ["OUT"])
+out.with_name("written").write_text(str(ray.get(worker.pid.remote())))
+out.with_name("written").rename(out)
+time.sleep(600)
+"""
+
+
 @pytest.fixture
 def world(ray_jobs: Head) -> Iterator[World]:
     running = World.on_ray(Objects(namespaces=(NAMESPACE,)), ray_jobs.dashboard)
@@ -101,3 +118,20 @@ def test_a_dead_head_takes_its_driver_along_and_the_next_one_runs_the_job_again(
     assert second != first
     after = status(world, f"k-{death}")
     assert (after["failed"], after["jobId"]) == (0, now["jobId"])  # pain 1: nothing tells that it began again
+
+
+def test_the_actors_of_a_job_die_with_its_head_and_nothing_starts_it_again_where_that_is_forbidden(
+    world: World, tmp_path: Path
+) -> None:
+    job = rayjob("w", shlex.join(["python", "-c", ACTOR]))
+    job["metadata"]["annotations"] = {"ray.io/disable-provisioned-head-restart": "true"}
+    head(job)["containers"][0]["env"] = [{"name": "OUT", "value": str(tmp_path / "actor.pid")}]
+    world.objects.create("rayjobs", job)
+    actor = pid_in(tmp_path / "actor.pid")
+    now = when(world, "w", jobStatus="RUNNING")
+    (tmp_path / "actor.pid").unlink()
+    world.kubelet.kill_head(NAMESPACE, now["rayClusterName"])
+    assert not alive(actor)
+    until(lambda: "jobStatusCheckFailureStartTime" in status(world, "w"))
+    assert (status(world, "w")["jobDeploymentStatus"], status(world, "w")["jobStatus"]) == ("Running", "RUNNING")
+    assert not (tmp_path / "actor.pid").exists()

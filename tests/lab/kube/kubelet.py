@@ -49,6 +49,7 @@ class Kubelet:
         self._waiting: dict[Key, None] = {}  # pods without a node, in the order in which they came
         self._starts: dict[Key, datetime] = {}  # when it runs at the soonest
         self._ends: dict[str, datetime] = {}  # uid -> when it has ended
+        self._running: dict[Key, Made] = {}  # pods with containers
         self._addresses = 0
 
     def concerned(self, change: Change) -> Iterable[Key]:
@@ -65,6 +66,7 @@ class Kubelet:
     def reconcile(self, key: Key, now: datetime) -> float | None:
         pod = found(self.objects, *key)
         if pod is None:
+            self._containers_ended(key)  # removed by force
             return None
         if leaving(pod):
             return self._end(pod, now)
@@ -109,9 +111,8 @@ class Kubelet:
 
     def kill(self, namespace: str, name: str) -> None:
         """The pod is gone at once, as by a forced deletion."""
-        pod = self.objects.get("pods", namespace, name)
-        self._told_gone(pod)
         self.objects.delete("pods", namespace, name, grace=0)
+        self._containers_ended(("pods", namespace, name))
 
     def kill_head(self, namespace: str, cluster: str) -> str:
         """Kills the head pod of a RayCluster; its name."""
@@ -122,9 +123,7 @@ class Kubelet:
 
     def crash(self, namespace: str, name: str, exit_code: int = 137, reason: str = "OOMKilled") -> None:
         """Its main container dies. Restarted in place under restartPolicy Always, else the pod has failed."""
-        pod = self.objects.get("pods", namespace, name)
-        self._told_gone(pod)
-        now = self.objects.clock()
+        pod, now = self.objects.get("pods", namespace, name), self.objects.clock()
         ended = {
             "exitCode": exit_code,
             "reason": reason,
@@ -142,6 +141,7 @@ class Kubelet:
             main |= {"state": {"terminated": ended}, "ready": False, "started": False}
         self._not_ready(pod, now, "ContainersNotReady", f"containers with unready status: [{main['name']}]")
         self.objects.replace_status("pods", pod)
+        self._containers_ended(_key(pod))
 
     def finish(self, namespace: str, name: str, exit_code: int = 0) -> None:
         """Its containers end by themselves."""
@@ -152,6 +152,7 @@ class Kubelet:
             container |= {"state": {"terminated": ended}, "ready": False, "started": False}
         self._not_ready(pod, now, "PodCompleted", "")
         self.objects.replace_status("pods", pod)
+        self._containers_ended(_key(pod))
 
     # --- scheduling ---
 
@@ -284,6 +285,7 @@ class Kubelet:
         conditions = [_plain(name, now) for name in ("Initialized", "Ready", "ContainersReady", "PodScheduled")]
         pod["status"] |= {"phase": "Running", "conditions": conditions, "hostIP": IP, "podIP": address}
         pod["status"] |= {"podIPs": [{"ip": address}], "startTime": stamp(now), "containerStatuses": statuses}
+        self._running[_key(pod)] = pod
         self.objects.replace_status("pods", pod)
 
     def _not_ready(self, pod: Made, now: datetime, reason: str, message: str) -> None:
@@ -299,13 +301,15 @@ class Kubelet:
             return (at - now).total_seconds()
         self._ends.pop(meta["uid"], None)
         self._starts.pop(_key(pod), None)
-        self._told_gone(pod)
         self.objects.delete("pods", meta["namespace"], meta["name"], grace=0)
+        self._containers_ended(_key(pod))
         return None
 
-    def _told_gone(self, pod: Made) -> None:
-        for callback in self.gone:
-            callback(pod)
+    def _containers_ended(self, key: Key) -> None:
+        """Tells it once. After the store knows: whoever looks in between sees a pod that is not up."""
+        if (pod := self._running.pop(key, None)) is not None:
+            for callback in self.gone:
+                callback(pod)
 
     def _pending(self) -> list[Key]:
         pods = [kept.obj for kept in self.objects.listing("pods")[0]]

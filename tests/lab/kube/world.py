@@ -20,6 +20,8 @@ from kube.parts import Made
 from kube.rayclusters import RayClusters
 from kube.standins import LocalRay, RayClusterStandIn, Scripted
 
+REAL = Waits(poll=0.2)
+
 
 class Clock:
     """A test's time: stands still until `advance`."""
@@ -52,11 +54,11 @@ class World:
             standin.changed = self._look_at
 
     @classmethod
-    def on_ray(cls, objects: Objects, dashboard: str) -> World:
+    def on_ray(cls, objects: Objects, dashboard: str, waits: Waits = REAL) -> World:
         """In real time, with nothing to wait for that can be done at once, and jobs that really run on this Ray head
         (the URL of its dashboard). To be closed."""
         standin = LocalRay(dashboard)
-        world = cls(objects, standin, Waits(poll=0.2), start_seconds=lambda pod: 0.0, stop_seconds=0.0)
+        world = cls(objects, standin, waits, start_seconds=lambda pod: 0.0, stop_seconds=0.0)
         world.kubelet.add_node(
             "node-1", {"cpu": 64, "memory": "256Gi", "ephemeral-storage": "1Ti", "nvidia.com/gpu": 8}
         )
@@ -64,9 +66,11 @@ class World:
 
     def close(self) -> None:
         """The operators stop, and nothing that they started runs on."""
-        self.operator.stop()
-        if isinstance(self.standin, LocalRay):
-            self.standin.close()
+        try:
+            self.operator.stop()
+        finally:
+            if isinstance(self.standin, LocalRay):
+                self.standin.close()
 
     def _look_at(self, submission_id: str) -> None:
         if job := self.rayjobs.of_submission.get(submission_id):
