@@ -133,11 +133,10 @@ class Offerer:
         offers: Offers,
         config: Callable[[], QueueConfig],
         idle: float,
-        most: int = MOST,
     ) -> None:
         self._store, self._scribe, self._view, self._lookout = store, scribe, view, lookout
         self._crew, self._offers, self._config = crew, offers, config
-        self._idle, self._most = idle, most
+        self._idle = idle
         self._looked = float("-inf")  # monotonic
         self._behind = False  # whether something changed since
         self._told: dict[str, int] = {}  # job -> priority that its offer has; saves calls, no more
@@ -152,9 +151,8 @@ class Offerer:
             self._looked, self._behind = time.monotonic(), False
             now = datetime.now(UTC)
             if self._lookout.answers:
-                await self._apply(
-                    decide(self._view.jobs.values(), self._lookout.offers, self._config(), now, self._most)
-                )
+                jobs, offers = self._view.jobs.values(), self._lookout.offers
+                await self._apply(decide(jobs, offers, self._config(), now, MOST))
             else:
                 self._scribe.to_say(unavailable(self._lookout, self._view.waiting, now))
         await self._scribe.say()

@@ -237,7 +237,7 @@ async def _change(house: House, job: Job, **fields: Any) -> None:
 def test_only_so_many_are_offered_at_one_time_the_highest_priority_first(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offerer.Offerer.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(offerer, "MOST", 2)
 
     async def test(house: House) -> None:
         jobs = [await house.submit(priority=n) for n in range(4)]

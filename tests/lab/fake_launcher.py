@@ -7,6 +7,7 @@ same launcher.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,6 +46,7 @@ class FakeDriver:
     state: str = "starting"
     message: str = ""
     exit_code: int | None = None
+    process: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 @dataclass
@@ -149,7 +151,7 @@ class FakeLauncher:
         driver.state = "running"
         while not script.takes:  # noqa: ASYNC110 (a script is changed by its test at any time)
             await asyncio.sleep(BEAT)
-        job = await self.store.transact(job_id, Taken(token, driver.name, "host", 1), _now())
+        job = await self.store.transact(job_id, Taken(token, driver.name, "host", 1, driver.process), _now())
         self.taken.append(token)
         driver.took = True
         self.most = max(self.most, sum(d.took and d.state != "ended" for d in self.drivers.values()))
