@@ -147,7 +147,8 @@ class KubeRay:
         if attempt.driver or attempt.started_at is not None:
             return
         await self.watches.fresh()
-        if self._is_there(kubernetes_name(driver)) or self._memory(driver).ended is not None:
+        memory = self._memories.get(driver)
+        if self._is_there(kubernetes_name(driver)) or (memory is not None and memory.ended is not None):
             return
         try:
             await self._make(job, attempt.token, attempt.number)
@@ -157,13 +158,16 @@ class KubeRay:
 
     async def stop(self, name: str) -> None:
         await self.watches.fresh()
-        found = self._find(kubernetes_name(name))
-        if found is None or found.state == "starting":
-            self._memory(name).farewell = self._memory(name).farewell or "The driver was stopped before it was up."
-            await self._stopper.delete(kubernetes_name(name))
+        rayjob_name = kubernetes_name(name)
+        found = self._find(rayjob_name)
+        if found is None:  # one that the watch has not told of yet, or none at all
+            await self._stopper.delete(rayjob_name)
+        elif found.state == "starting":
+            self._say_farewell(name, "The driver was stopped before it was up.")
+            await self._stopper.delete(rayjob_name)
         elif found.state == "running":
-            self._memory(name).farewell = self._memory(name).farewell or "The driver was stopped."
-            await self._stopper.stop(kubernetes_name(name))
+            self._say_farewell(name, "The driver was stopped.")
+            await self._stopper.stop(rayjob_name)
 
     async def seen(self) -> dict[str, DriverSeen]:
         await self.watches.fresh()
@@ -228,8 +232,8 @@ class KubeRay:
     async def _renew(self, driver: str) -> None:
         """An attempt that nobody was given can be offered again, though KubeRay or the cluster refused it; not at once.
         Raises Refused with what was said, until then."""
-        name, memory = kubernetes_name(driver), self._memory(driver)
-        if memory.ended is not None:
+        name, memory = kubernetes_name(driver), self._memories.get(driver)
+        if memory is not None and memory.ended is not None:
             self._refused[driver] = memory.ended.message, time.monotonic()
             if name in self.cache.rayjobs:
                 await self._stopper.delete(name)
@@ -246,7 +250,7 @@ class KubeRay:
             if found is not None and found.state == "running":
                 continue  # no offer any more
             if found is not None:
-                self._memory(found.name).farewell = "It was taken out of Kueue's queue."
+                self._say_farewell(found.name, "It was taken out of Kueue's queue.")
             await self._stopper.delete(name)
 
     async def _keep_priority(self, job: Job, name: str) -> None:
@@ -317,6 +321,10 @@ class KubeRay:
 
     def _memory(self, driver: str) -> Memory:
         return self._memories.setdefault(driver, Memory())
+
+    def _say_farewell(self, driver: str, words: str) -> None:
+        memory = self._memory(driver)
+        memory.farewell = memory.farewell or words
 
     def _gone(self, evidence: Evidence) -> None:
         """Its RayJob was deleted, by whomever."""
