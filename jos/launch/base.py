@@ -5,7 +5,7 @@ May import: jos.core. Tests: tests/contract/test_launcher.py runs against every 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -87,6 +87,14 @@ def number_of(job: Job, token: str) -> int:
     if attempt is None:
         return 1
     return attempt.number if recalled(attempt) and attempt.token == token else attempt.number + 1
+
+
+class News(Protocol):
+    """What a launcher has besides that is told of changes, and need not ask: nobody has to wait for the next look."""
+
+    async def news(self, seconds: float) -> Mapping[str, DriverSeen]:
+        """Waits so long at most until something happened to a driver, and says of those what `seen` would."""
+        ...
 
 
 class Offers(Protocol):

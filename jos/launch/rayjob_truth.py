@@ -65,6 +65,15 @@ def truth(evidence: Evidence, now: datetime) -> DriverSeen:
     return DriverSeen(name, "starting", waits=_waits(evidence, now))
 
 
+def steady(evidence: Evidence, seen: DriverSeen) -> bool:
+    """Whether this stays true until something changes, however long that takes."""
+    if seen.suspended:
+        return _kueue_words(evidence.workload) is not None
+    head = _head(evidence)
+    alive = head is not None and "deletionTimestamp" not in head["metadata"]
+    return seen.state == "ended" or (seen.state == "running" and alive)
+
+
 def suspended(rayjob: Object) -> bool:
     """Its place was taken away, or it was not given one yet. Kueue's order counts before KubeRay has obeyed it."""
     return bool(rayjob["spec"].get("suspend")) or _deployment(rayjob) in ("Suspending", "Suspended")
@@ -190,16 +199,22 @@ def kueue_says(evidence: Evidence, now: datetime) -> str:
     workload = evidence.workload
     if workload is None:
         return _overlooked(evidence.rayjob, now, "Kueue", "it runs and manages RayJobs")
-    for kind, wanted in (("Evicted", "True"), ("QuotaReserved", "False")):
-        found = pods.condition(workload, kind)
-        if found.get("status") == wanted and found.get("message"):
-            return f"Kueue: {found['message']}"
+    if (words := _kueue_words(workload)) is not None:
+        return words
     spec = workload.get("spec") or {}
     if not spec.get("active", True):
         return "Kueue does not look at it: its Workload was deactivated (spec.active is false)."
     queue = spec.get("queueName") or "?"
     check = f"LocalQueue {queue} exists, and that its ClusterQueue is active"
     return _overlooked(evidence.rayjob, now, "Kueue", check)
+
+
+def _kueue_words(workload: Object | None) -> str | None:
+    for kind, wanted in (("Evicted", "True"), ("QuotaReserved", "False")) if workload is not None else ():
+        found = pods.condition(workload or {}, kind)
+        if found.get("status") == wanted and found.get("message"):
+            return f"Kueue: {found['message']}"
+    return None
 
 
 def _overlooked(rayjob: Object, now: datetime, who: str, check: str) -> str:
