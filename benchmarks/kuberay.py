@@ -33,6 +33,7 @@ import structlog
 
 from benchmarks.harness import LAB, ROOT, Report, Spread, bar, end, rounds, sandbox, say, table
 from jos.controller.controller import Controller
+from jos.controller.reconcile import Limits
 from jos.core.commands import Command, DriverGone
 from jos.core.model import Job, Pipeline
 from jos.core.queues import QueueConfig
@@ -50,6 +51,8 @@ RATE = 50.0  # changes a second
 MOST_MS = 100.0
 MOST_GROWTH = 0.1  # of the memory with all RayJobs
 MOST_CALLS = 2.1
+KEPT = timedelta(seconds=10)  # what is over stays so long, and not for minutes: memory is to tell of what grows
+PATIENT = Limits(silence=300.0)  # the drivers' heartbeats share a process and a machine with all else
 PIPELINE = Pipeline(
     pipeline_key="noop",
     pipeline_version="1.0.0",
@@ -152,6 +155,7 @@ def resident() -> float:
 async def controlled(folder: Path, other: Other, url: str) -> AsyncIterator[tuple[KubeRay, Watched]]:
     """A controller at its own pace, as `jos controller` runs it."""
     os.environ["KUBECONFIG"] = str(other.kubeconfig)
+    kuberay.KEPT, kuberay.FORGET_SECONDS = KEPT, KEPT.total_seconds()
 
     async def pipeline_of(_job: Job) -> Pipeline:
         return PIPELINE
@@ -159,9 +163,8 @@ async def controlled(folder: Path, other: Other, url: str) -> AsyncIterator[tupl
     async with await Store.open(url) as store:
         launcher = KubeRay(KubeApi.connect(NAMESPACE), KubeProfile(), "0123abcd", pipeline_of)
         watched = Watched(launcher, store)
-        controller = Controller(
-            store, open_storage(str(folder / "storage")), launcher, lambda: QueueConfig.of(None), news=launcher
-        )
+        storage = open_storage(str(folder / "storage"))
+        controller = Controller(store, storage, launcher, lambda: QueueConfig.of(None), limits=PATIENT, news=launcher)
         running = asyncio.create_task(controller.run())
         try:
             yield launcher, watched
@@ -198,9 +201,7 @@ async def measured(other: Other, launcher: KubeRay, watched: Watched, jobs: int,
         memory[f"after {part if part == changes // 10 else changes:,} changes"] = resident()
     await asyncio.sleep(5)
     took = watched.took(deaths)
-    monkey, kuberay.KEPT = kuberay.KEPT, timedelta()
     counts = await other.does(finish=True)
-    kuberay.KEPT = monkey
     calls = dict(launcher.api.calls)
     return {
         "memory": memory,

@@ -19,7 +19,7 @@ import uvicorn
 import yaml
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
@@ -169,6 +169,8 @@ class Server:
     async def _serve(self, request: Request) -> Response:
         try:
             return await self._answer(request)
+        except ClientDisconnect:  # by `drop`, in the middle of a request: nobody reads the answer
+            return Response(status_code=400)
         except ApiError as error:
             seconds = (error.details or {}).get("retryAfterSeconds")
             headers = {} if seconds is None else {"Retry-After": str(seconds)}
