@@ -148,7 +148,7 @@ def test_whatever_happens_every_job_ends_right_and_nothing_is_left(
     monkeypatch.setattr(kuberay, "KEPT", timedelta())
     monkeypatch.setattr(kuberay, "AGAIN", 0.5)
     if profile is KUEUE:
-        queue(cluster.objects, cpu=60, memory="1Ti")
+        queue(cluster.objects, **{"cpu": 60, "memory": "1Ti", "ephemeral-storage": "10Ti"})
 
     async def test(town: Town) -> None:
         town.controller()
