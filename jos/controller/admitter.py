@@ -73,7 +73,7 @@ class Admitter:
         config = self._config()
         nodes = capacity(config, self._lookout.nodes)
         promised = self._promises() if self._promised is None else self._promised
-        snapshot = Snapshot(config, nodes, self._view.waiting, held, promised)
+        snapshot = Snapshot(config, nodes, self._view.waiting, held, promised, self._lookout.optional_gpus)
         loop = asyncio.get_running_loop()
         made = await loop.run_in_executor(self._planner, plan, snapshot, now)  # the lease is renewed meanwhile
         self._planned, self._promised = time.monotonic(), made.promised

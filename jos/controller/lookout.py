@@ -47,6 +47,10 @@ class Lookout:
         self._listening_since = now
         self._listened: datetime | None = None
 
+    @property
+    def optional_gpus(self) -> bool:
+        return self._launcher.optional_gpus
+
     async def look(self, now: datetime) -> None:
         """Asks the launcher. While it does not answer, its drivers are unknown and nothing is admitted."""
         try:

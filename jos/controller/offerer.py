@@ -177,7 +177,7 @@ class Offerer:
     async def _admit(self, what: tuple[Job, Offer]) -> None:
         job, offer = what
         if not self._crew.withdraws(job.id):  # the look may be older than that order
-            await self._scribe.admit(job.id, offer.token, job.parallelism)
+            await self._scribe.admit(job.id, offer.token, job.parallelism, offer.number)
 
     async def _no_more(self, unknown: list[Offer]) -> dict[str, str]:
         """Those of jobs that ended or were deleted. One that this store has never known may be there again tomorrow,

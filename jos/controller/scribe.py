@@ -35,11 +35,12 @@ class Scribe:
         self._store, self._lease, self._view, self._metrics = store, lease, view, metrics
         self._unsaid: list[Hold] = []  # reasons of the last plan that are still to be written, the last one first
 
-    async def admit(self, job_id: str, token: str, indexes: int) -> Job | None:
-        """The admitted job; None: it went on meanwhile."""
+    async def admit(self, job_id: str, token: str, indexes: int, number: int | None = None) -> Job | None:
+        """The admitted job; None: it went on meanwhile. `number`: which attempt the token was made for, if it is not
+        fresh."""
         before = self._view.jobs.get(job_id)
         with span("admit", job_id, indexes=indexes):
-            job = await self.transact(job_id, commands.Admit(token, indexes=indexes))
+            job = await self.transact(job_id, commands.Admit(token, indexes=indexes, number=number))
         if job is None or job.attempt is None or job.attempt.token != token or not job.holds_capacity:
             return None
         self._view.put(job)

@@ -103,7 +103,7 @@ class _Desk:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.config = snapshot.config
-        self.limits = limits = Limits(snapshot.config, snapshot.nodes)
+        self.limits = limits = Limits(snapshot.config, snapshot.nodes, snapshot.optional_gpus)
         self.shares = Shares(limits)
         self.now, self.soon = Ledger(limits), Ledger(limits)
         self.growing: dict[int, list[Growing]] = {}

@@ -24,6 +24,7 @@ class Admit:
     host: str = ""
     pid: int = 0
     indexes: int | None = None  # how many indexes the grant allows at first; None: no limit
+    number: int | None = None  # which attempt the token was made for, refused if that is not the next; None: the next
 
 
 @dataclass(frozen=True)

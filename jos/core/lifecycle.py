@@ -246,6 +246,8 @@ def _admit(job: Job, command: Admit, now: datetime) -> Transition:
         raise InvalidTransition(f"Job {job.id} is {job.status}: Admit is not possible until its last driver has left.")
     again = job.attempt is not None and job.attempt.token == command.token  # that was recalled
     number, token = _number(job) + (0 if again else 1), command.token
+    if command.number not in (None, number):  # an old one: whoever has it must never be believed again
+        raise InvalidTransition(f"Job {job.id} is {job.status}: Admit is not possible for attempt {command.number}.")
     attempt = Attempt(
         number=number, token=token, admitted_at=now, host=command.host, pid=command.pid, indexes=command.indexes
     )

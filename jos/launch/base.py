@@ -51,6 +51,11 @@ class Launcher(Protocol):
     """Every method may be called again and again. Raises ComputeFailed (retryable) while the cluster cannot be
     reached; `start`, `stop` and `keep_warm` raise StoreUnavailable too."""
 
+    @property
+    def optional_gpus(self) -> bool:
+        """Whether an index gets a GPU that it can do without; looked at where `nodes` knows nothing."""
+        ...
+
     async def start(self, job: Job) -> None:
         """Has the job's present attempt driven: by an idle warm driver, else by a process of its own. Once, however
         often it is asked; but an order that no driver took in some seconds is given again."""

@@ -150,6 +150,10 @@ class KubeRay:
         self._stirred = asyncio.Event()
         self._tidying: asyncio.Task[None] | None = None
 
+    @property
+    def optional_gpus(self) -> bool:
+        return self.profile.optional_gpus
+
     # --- drivers ---
 
     def name_of(self, job: Job) -> str:

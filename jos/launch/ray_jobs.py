@@ -56,6 +56,8 @@ class RayJobs:
         self.surplus_since: float | None = None
         self.starting: dict[str, float] = {}  # warm drivers that have not come up -> since when, monotonic
 
+    optional_gpus = True  # where the cluster has any: its nodes say so
+
     # --- drivers of one attempt ---
 
     def name_of(self, job: Job) -> str:

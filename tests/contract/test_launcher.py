@@ -168,7 +168,7 @@ def test_stopping_a_driver_that_never_was_is_no_error(either: Site) -> None:
 
 def test_a_driver_that_fails_says_why(either: Site) -> None:
     job = either.admitted()
-    gone = job.model_copy(update={"id": "job_" + "0" * 26})
+    gone = job.model_copy(update={"id": "job_" + secrets.token_hex(13)})  # a name is good once on one Ray
     either.start(gone)
     name = either.ask(lambda launcher: _named(launcher, gone))
     driver = until(lambda: (d := either.seen()[name]).state == "ended" and d, 60)

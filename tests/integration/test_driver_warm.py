@@ -189,7 +189,7 @@ def test_twenty_jobs_in_one_warm_driver_leave_nothing_behind(lab: Lab) -> None:
         counts.append(threads(driver.process.pid) if alive(driver.process.pid) else 0)
     until(lambda: not any(map(alive, pids)), 10)
     assert max(counts[10:19]) <= max(counts[2:10]) + 2, counts  # pools of threads fill up at first
-    assert driver.end(20).code == 0
+    assert driver.end(60).code == 0
     assert "served as many jobs as it may" in driver.said
 
 
@@ -229,7 +229,7 @@ def test_sigterm_drains_the_job_in_hand_and_leaves(lab: Lab) -> None:
     order(lab, job_id)
     lab.wait_for_tasks(job_id, 8)
     driver.ask_to_leave()
-    assert driver.end(20).code == 0
+    assert driver.end(60).code == 0
     assert (lab.get(job_id).status, lab.get(job_id).holds_capacity) == (Status.PENDING, False)
     assert call(lab, drivers(lab).known()) == set()
 

@@ -57,6 +57,7 @@ class FakeLauncher:
     capacity: tuple[Node, ...] | None = None
     scripts: Callable[[Job, int], Script] = lambda job, number: Script()
     reachable: bool = True
+    optional_gpus: bool = True
     drivers: dict[str, FakeDriver] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)  # tokens, in order: no token may come twice
     orders: list[str] = field(default_factory=list)

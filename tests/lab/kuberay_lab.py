@@ -125,7 +125,7 @@ class Site:
         self.cluster.objects.patch("rayjobs", NAMESPACE, name, patch)
 
 
-async def until(what: Callable[[], Awaitable[T]], seconds: float = 10.0) -> T:
+async def until(what: Callable[[], Awaitable[T]], seconds: float = 60.0) -> T:
     deadline = time.monotonic() + seconds
     while True:
         if found := await what():
@@ -134,7 +134,7 @@ async def until(what: Callable[[], Awaitable[T]], seconds: float = 10.0) -> T:
         await asyncio.sleep(0.02)
 
 
-async def state(launcher: KubeRay, name: str, wanted: str, seconds: float = 10.0) -> DriverSeen:
+async def state(launcher: KubeRay, name: str, wanted: str, seconds: float = 60.0) -> DriverSeen:
     async def there() -> DriverSeen | None:
         found = (await launcher.seen()).get(name)
         return found if found is not None and found.state == wanted else None

@@ -144,6 +144,10 @@ CHANGES: dict[str, tuple[tuple[Command, ...], Command, Status, Reason, bool, lis
         *((*ADMITTED, Recall("a")), Admit("a", indexes=1), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
         ["job.admitted"],
     ),
+    "the cluster gives it its place again, for the same attempt": (
+        *((*ADMITTED, Recall("a")), Admit("a", number=1), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        ["job.admitted"],
+    ),
     "a recalled job is admitted in another way": (
         *((*ADMITTED, Recall("a")), Admit("b"), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
         ["job.admitted"],
@@ -374,6 +378,8 @@ def test_stale(case: str) -> None:
 INVALID: dict[str, tuple[tuple[Command, ...], Command]] = {
     "admit while admitted": (ADMITTED, Admit("b")),
     "admit while the driver before has not left": (RETRIED_EARLY, Admit("b")),
+    "admit under an old token": ((*RUNNING, Drained("a"), Admit("b"), Drained("b")), Admit("a", number=1)),
+    "admit an attempt that is yet far": (PENDING, Admit("b", number=2)),
     "complete before the start": (ADMITTED, Completed("a")),
     "start after a cancel": ((*ADMITTED, Cancel()), Started("a")),
     "start after a preemption": ((*ADMITTED, Preempt()), Started("a")),
@@ -775,7 +781,7 @@ class Walk(RuleBasedStateMachine):
         if before is None or after is None or before.token != after.token:
             return
         assert before.driver in ("", after.driver)
-        if before.indexes is None:
+        if before.indexes is None or (recalled(before) and not recalled(after)):  # it begins anew
             return
         assert after.indexes is not None
         assert after.indexes >= before.indexes if not after.shrunk else after.indexes <= before.indexes
@@ -787,7 +793,8 @@ class Walk(RuleBasedStateMachine):
     @rule(age=st.integers(0, 2))
     @precondition(lambda self: self.tokens)
     def a_place_is_given_back(self, age: int) -> None:
-        self.send(Admit(self.tokens[max(len(self.tokens) - 1 - age, 0)], indexes=1))
+        which = max(len(self.tokens) - 1 - age, 0)
+        self.send(Admit(self.tokens[which], indexes=1, number=which + 1))
 
     @rule(reason=st.sampled_from([Reason.PULLING_IMAGE, Reason.NO_NODE_FOR_PODS, Reason.CAPACITY_GRANTED]))
     @precondition(lambda self: self.tokens)

@@ -301,10 +301,17 @@ class RayJobs:
 
     def _submit(self, job: Made, submission_id: str, cluster: str) -> None:
         pod = self._head(job)
+        if pod is None and self.standin.follows_pods:
+            return  # it died while it was asked
         env = environment(self.objects, pod, pod["spec"]["containers"][0]) if pod else {}
         runtime_env: dict[str, Any] = yaml.safe_load(job["spec"].get("runtimeEnvYAML") or "{}")
         self._submitted[job["metadata"]["namespace"], cluster] = submission_id
         self.standin.submit(submission_id, job["spec"]["entrypoint"], env, runtime_env, job["spec"].get("metadata", {}))
+        if (
+            pod is not None
+            and found(self.objects, "pods", pod["metadata"]["namespace"], pod["metadata"]["name"]) is None
+        ):
+            self.standin.head_gone(submission_id)  # it died meanwhile, and took the job along
 
     def _head_gone(self, pod: Made) -> None:
         labels = pod["metadata"].get("labels", {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -143,9 +144,12 @@ class LocalRay:
         """`dashboard` is the URL of the head's dashboard."""
         self.dashboard = dashboard.removeprefix("http://").rstrip("/")
         self.client = httpx2.Client(base_url=f"http://{self.dashboard}", timeout=30.0)
-        self.known: dict[str, str] = {}  # submission id -> what it is called in this Ray, which takes a name once
         self.submitted: list[str] = []
         self.stopped: list[str] = []
+        self.names: dict[str, list[str]] = {}  # submission id -> what it is called in this Ray, which takes a name once
+        self.known: set[str] = set()  # what the heads' tables hold
+        self._lock = threading.Lock()  # a head does not die in the middle of a submission
+        self._burials: list[threading.Thread] = []
 
     def submit(
         self,
@@ -155,60 +159,88 @@ class LocalRay:
         runtime_env: Mapping[str, Any],
         metadata: Mapping[str, str],
     ) -> None:
-        path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
-        variables = {"PATH": path, **env, **runtime_env.get("env_vars", {}), MARK: submission_id}
-        again = self.submitted.count(submission_id)
-        name = f"{submission_id}-again-{again}" if again else submission_id
-        body = {"entrypoint": entrypoint, "submission_id": name, "metadata": dict(metadata)}
-        answer = self.client.post("/api/jobs/", json=body | {"runtime_env": {**runtime_env, "env_vars": variables}})
-        answer.raise_for_status()
-        self.known[submission_id] = name
-        self.submitted.append(submission_id)
+        with self._lock:
+            names = self.names.setdefault(submission_id, [])
+            names.append(f"{submission_id}-again-{len(names)}" if names else submission_id)
+            path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
+            variables = {"PATH": path, **env, **runtime_env.get("env_vars", {}), MARK: names[-1]}
+            body = {"entrypoint": entrypoint, "submission_id": names[-1], "metadata": dict(metadata)}
+            answer = self.client.post("/api/jobs/", json=body | {"runtime_env": {**runtime_env, "env_vars": variables}})
+            answer.raise_for_status()
+            self.known.add(submission_id)
+            self.submitted.append(submission_id)
 
     def status(self, submission_id: str) -> RayInfo:
         if submission_id not in self.known:
             raise JobNotFound(submission_id)
-        try:
-            answer = self.client.get(f"/api/jobs/{self.known[submission_id]}")
-        except httpx2.HTTPError as error:
-            raise Unreachable from error
-        if answer.status_code == 404:
-            raise JobNotFound(submission_id)
-        if answer.status_code >= 400:
-            raise Unreachable(answer.text)
-        found = answer.json()
+        name = self.names[submission_id][-1]
+        found = self._seen(name)
+        if submission_id not in self.known or self.names[submission_id][-1] != name:
+            raise JobNotFound(submission_id)  # its head died meanwhile: what Ray tells of that is nobody's to hear
         return RayInfo(
             found["status"], found.get("message") or "", _time(found, "start_time"), _time(found, "end_time")
         )
 
     def stop(self, submission_id: str) -> None:
         self.stopped.append(submission_id)
-        if name := self.known.get(submission_id):
-            self.client.post(f"/api/jobs/{name}/stop")
+        if submission_id in self.known:
+            self.client.post(f"/api/jobs/{self.names[submission_id][-1]}/stop")
 
     def head_gone(self, submission_id: str) -> None:
-        name = self.known.pop(submission_id, submission_id)
-        for _ in range(2):  # what was being started meanwhile dies with the second
-            while pids := processes(submission_id):
-                for pid in pids:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(0.02)
-            self.client.post(f"/api/jobs/{name}/stop")
+        with self._lock:
+            self.known.discard(submission_id)
+            names = list(self.names.get(submission_id, ()))  # what is submitted from now on lives
+        for name in names:
+            _kill(name)
+            if self._seen(name)["status"] not in ENDED:  # what was being started meanwhile dies too
+                self._burials.append(threading.Thread(target=self._bury, args=(name,), daemon=True))
+                self._burials[-1].start()
 
     def lose_table(self) -> None:
         self.known.clear()
 
     def close(self) -> None:
         """Nothing that was submitted runs any more."""
-        for submission_id in dict.fromkeys(self.submitted):
+        for submission_id in list(self.names):
             self.head_gone(submission_id)
+        for burial in self._burials:
+            burial.join()
         self.client.close()
 
+    def _seen(self, name: str) -> Mapping[str, Any]:
+        try:
+            answer = self.client.get(f"/api/jobs/{name}")
+        except httpx2.HTTPError as error:
+            raise Unreachable from error
+        if answer.status_code == 404:
+            raise JobNotFound(name)
+        if answer.status_code >= 400:
+            raise Unreachable(answer.text)
+        found: Mapping[str, Any] = answer.json()
+        return found
 
-def processes(submission_id: str) -> list[int]:
-    """All that run in the job's environment: supervisor, driver, its children, workers."""
-    wanted = f"{MARK}={submission_id}".encode()
+    def _bury(self, name: str) -> None:
+        """Until Ray has seen that the job ended."""
+        deadline = time.monotonic() + 30
+        with suppress(JobNotFound, Unreachable, httpx2.HTTPError):
+            self.client.post(f"/api/jobs/{name}/stop")
+            while self._seen(name)["status"] not in ENDED and time.monotonic() < deadline:
+                _kill(name)
+                time.sleep(0.05)
+        _kill(name)
+
+
+def _kill(name: str) -> None:
+    while pids := processes(name):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def processes(name: str) -> list[int]:
+    """All that run in the environment of what is called so in Ray: supervisor, driver, its children, workers."""
+    wanted = f"{MARK}={name}".encode()
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
