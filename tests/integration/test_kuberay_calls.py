@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from kube.fixtures import Cluster
-from kube_town import Town, in_town
+from kube_town import Town, in_town, keep_nothing
 
 from jos.core.model import Status
-from jos.launch import kuberay
 
 JOBS = 50
 
@@ -19,7 +17,7 @@ def test_fifty_jobs_cost_two_calls_each_and_a_dead_head_two_more(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-    monkeypatch.setattr(kuberay, "KEPT", timedelta())
+    keep_nothing(monkeypatch)
 
     async def test(town: Town) -> None:
         town.controller()

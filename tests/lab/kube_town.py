@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from controller_lab import new_job, now, until
 from kube.errors import ApiError
 from kube.fixtures import NAMESPACE, Cluster
@@ -31,6 +33,7 @@ from jos.core.commands import Cancel, Completed, Drained, Started, Taken
 from jos.core.errors import InvalidTransition, JosError, StaleAttempt
 from jos.core.model import EventDraft, Job, Pipeline, RetryPolicy, Status
 from jos.core.queues import QueueConfig
+from jos.launch import kuberay
 from jos.launch.kube_api import KubeApi
 from jos.launch.kube_profile import KubeProfile
 from jos.launch.kube_stop import Deadlines
@@ -253,8 +256,23 @@ class Town:
             left = self.rayjobs() or self.drivers.alive or self.cluster.objects.list("pods", NAMESPACE)
             return jobs if done and not left else None
 
-        found: list[Job] = await until(over, seconds, "every job is over, and nothing is left in the cluster")
+        try:
+            found: list[Job] = await until(over, seconds, "every job is over, and nothing is left in the cluster")
+        except AssertionError:
+            await self._tell_what_is_left()
+            raise
         return found
+
+    async def _tell_what_is_left(self) -> None:
+        for job in (await self.store.jobs(None, 0, 1000))[1]:
+            if not job.status.terminal or job.holds_capacity:
+                print(job.id, job.status, job.reason, job.reason_message, job.attempt)
+        for one in self.rayjobs():
+            print(one["metadata"], one["spec"].get("suspend"), one.get("status"))
+        for kind in ("workloads", "pods"):
+            for one in self.cluster.objects.list(kind, NAMESPACE):
+                print(kind, one["metadata"]["name"], one.get("status"))
+        print(self.drivers.alive, self.world.operator.errors)
 
     def sound(self) -> None:
         """Whatever happened: no attempt was driven twice, and no job by two at one time."""
@@ -289,6 +307,11 @@ async def town(cluster: Cluster, folder: Path, profile: KubeProfile = KubeProfil
 
 async def _nothing() -> None:
     return None
+
+
+def keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RayJobs that are over go at once."""
+    monkeypatch.setattr(kuberay, "KEPT", timedelta())
 
 
 def in_town(
