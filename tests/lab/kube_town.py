@@ -231,11 +231,15 @@ class Town:
         found = self.cluster.objects.list("rayjobs", NAMESPACE)
         return [one for one in found if job is None or one["metadata"]["labels"]["jos.dev/job"] == job.id]
 
-    async def running_rayjob(self, job: Job) -> str:
-        """The name of the job's RayJob, once its driver has taken it."""
-        await self.reaches(job, Status.RUNNING)
-        [rayjob] = [one for one in self.rayjobs(job) if "deletionTimestamp" not in one["metadata"]]
-        return str(rayjob["metadata"]["name"])
+    async def running_rayjob(self, job: Job, attempt: int = 1) -> str:
+        """The name of that attempt's RayJob, once its driver runs. States that pass quickly are not waited for."""
+
+        async def runs() -> bool:
+            one = await self.store.get(job.id)
+            return one.status is Status.RUNNING and one.attempt is not None and one.attempt.number == attempt
+
+        await until(runs, 30.0, f"attempt {attempt} of {job.id} runs")
+        return f"jos-{job.id}-{attempt}".replace("_", "-")
 
     def kill_head(self, rayjob: str) -> bool:
         """False: there is none."""

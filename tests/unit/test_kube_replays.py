@@ -195,7 +195,7 @@ def test_of_each_recording_a_user_sees(what: str, monkeypatch: pytest.MonkeyPatc
     assert seen[story.recordings[0]] == story
 
 
-def test_under_kueue_waiting_comes_before_running_and_preempted_after_it_and_is_counted_once(
+def test_under_kueue_a_preemption_after_running_is_counted_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jobs = {"s3-low": waiting(1), "s3-high": waiting(2, priority=100)}
