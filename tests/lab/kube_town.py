@@ -251,7 +251,7 @@ class Town:
 
     # --- the end ---
 
-    async def settled(self, seconds: float = 60.0) -> list[Job]:
+    async def settled(self, seconds: float = 45.0) -> list[Job]:
         """Waits until every job is over and nothing is left of any; all jobs."""
 
         async def over() -> list[Job] | None:
