@@ -97,6 +97,12 @@ def test_a_deadline_that_leaves_the_ray_job_running_ends_the_attempt(run: Run) -
     async def test(town: Town) -> None:
         job = await town.submit(work=None)
         name = await town.running_rayjob(job)
+
+        async def said() -> bool:
+            status = town.cluster.objects.get("rayjobs", NAMESPACE, name).get("status", {})
+            return status.get("jobStatus") == "RUNNING"
+
+        await until(said, 20, "KubeRay says that it runs")
         town.cluster.objects.patch("rayjobs", NAMESPACE, name, {"spec": {"activeDeadlineSeconds": 1}})
         await town.running_rayjob(job, 2)
         frozen = town.cluster.objects.get("rayjobs", NAMESPACE, name)["status"]
