@@ -76,6 +76,7 @@ fuzz: .venv/.test ## ten minutes of schemathesis over the whole OpenAPI
 
 walks: .venv/.test ## thousands of new random walks over admission's rules, some minutes
 	JOS_WALKS=5000 $(BIN)/python -m pytest -q --timeout 1800 tests/unit/test_admission_walks.py
+	JOS_WALKS=1000 $(BIN)/python -m pytest -q --timeout 1800 tests/chaos/test_kuberay_walk.py
 
 bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all

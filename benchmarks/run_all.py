@@ -27,6 +27,7 @@ NAMES = (
     "store",
     "api",
     "service",
+    "kuberay",
     "knn",
     "train",
     "quality",

@@ -22,7 +22,7 @@ from jos.core.errors import JosError
 from jos.core.queues import QueueConfig
 from jos.files.service import Files
 from jos.launch.base import Launcher
-from jos.launch.open import offers_of, open_launcher, start_seconds
+from jos.launch.open import news_of, offers_of, open_launcher, start_seconds
 from jos.logs import log_to
 from jos.settings import Settings
 from jos.wiring import Wired, open_queues, wired
@@ -52,8 +52,16 @@ async def _run(parts: Wired, launcher: Launcher, config: QueueConfig) -> None:
         warm_drivers=settings.warm_drivers,
     )
     limits = Limits(start=start_seconds(settings))
-    offers = offers_of(launcher)
-    controller = Controller(parts.store, parts.storage, launcher, lambda: config, duties, limits=limits, offers=offers)
+    controller = Controller(
+        parts.store,
+        parts.storage,
+        launcher,
+        lambda: config,
+        duties,
+        limits=limits,
+        offers=offers_of(launcher),
+        news=news_of(launcher),
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, controller.stop)

@@ -36,7 +36,7 @@ from jos.controller.view import View
 from jos.controller.warmer import Warmer
 from jos.core.queues import QueueConfig
 from jos.files.service import Files
-from jos.launch.base import Launcher, Offers
+from jos.launch.base import Launcher, News, Offers
 from jos.removal import Removals
 from jos.storage.base import Storage
 from jos.store.redis import Store
@@ -54,6 +54,7 @@ class Paces:
     lease: float = 5.0  # how long a leader that fell silent leads on; renewed five times as often
     idle: float = 1.0  # the admitting loop waits for changes, and without any plans so often
     look: float = 1.0  # what the launcher knows
+    listen: float = 0.02  # what happened meanwhile is dealt with together
     rescue: float = 0.5
     meter: float = 5.0
     warm: float = 1.0
@@ -84,10 +85,13 @@ class Controller:
         paces: Paces = Paces(),
         limits: Limits = Limits(),
         offers: Offers | None = None,
+        news: News | None = None,
     ) -> None:
-        """`offers`: where the cluster's own queue admits, and no plan of ours; as a rule the launcher itself."""
+        """`offers`: where the cluster's own queue admits, and no plan of ours; `news`: who tells of changes at once. As
+        a rule both are the launcher itself."""
         self._store, self._storage, self._launcher, self._config = store, storage, launcher, config
         self._duties, self._paces, self._limits, self._offers = duties, paces, limits, offers
+        self._news = news
         self.metrics = Metrics()
         holder = f"{platform.node()}/{os.getpid()}/{secrets.token_hex(3)}"
         self.leadership = Leadership(store.connection, holder, paces.lease)
@@ -197,6 +201,12 @@ class Controller:
             # with 0 as well: spare ones of an earlier setting go
             ("warmer", Warmer(self._launcher, view, lookout, duties.warm_drivers).step, paces.warm),
         ]
+        if (news := self._news) is not None:
+
+            async def listen() -> None:
+                await rescuer.attend(lookout.news(await news.news(paces.look)))
+
+            loops.append(("listener", listen, paces.listen))
         if duties.archive is not None:
             archiver = Archiver(store, view, duties.archive, metrics, meter.ended)
             loops.append(("archiver", lambda: archiver.step(datetime.now(UTC)), paces.archive))

@@ -66,6 +66,12 @@ class Lookout:
         self.drivers, self.offers = drivers, offers
         self._answered(True, now)
 
+    def news(self, told: Mapping[str, DriverSeen]) -> list[str]:
+        """Takes what happened since the last look; the names of drivers of which something else is known now."""
+        new = [name for name, driver in told.items() if self.drivers.get(name) != driver] if self.answers else []
+        self.drivers = {**self.drivers, **{name: told[name] for name in new}}
+        return new
+
     def _answered(self, answers: bool, now: datetime, error: str = "") -> None:
         if answers != self.answers:
             self.answers, self.since = answers, now

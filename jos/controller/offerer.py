@@ -37,6 +37,7 @@ from jos.store.redis import Store
 
 MOST = 1_000  # jobs that stand in the cluster's queue at one time
 LEAST = 0.1  # seconds between two looks: with 10,000 jobs that wait, one takes 0.03 s in which nothing else is done
+LASTS = 3  # an offer that went wrong so often in a row is told of: a cut connection is over before anybody reads of it
 MOST_OFFERING = 32  # offers on their way at one time, so that other orders need not wait for a thousand of them
 
 log = structlog.get_logger()
@@ -153,6 +154,7 @@ class Offerer:
         self._behind = False  # whether something changed since
         self._told: dict[str, int] = {}  # job -> priority that its offer has; saves calls, no more
         self._refused: dict[str, str] = {}  # job -> why it could not be offered; words, no more
+        self._failed: Counter[str] = Counter()  # job -> how often that went wrong in a row
         self._known: set[str] = set()  # jobs that waited with an offer: once they are gone, they were deleted
 
     async def step(self) -> None:
@@ -183,6 +185,7 @@ class Offerer:
         offered = {job.id for job, _ in what.offers}
         self._told = {name: priority for name, priority in self._told.items() if name in offered}
         self._refused = {name: words for name, words in self._refused.items() if name in offered}
+        self._failed = Counter({name: times for name, times in self._failed.items() if name in offered})
         self._known = (self._known | offered) & self._lookout.offers.keys()
         self._scribe.to_say([*what.holds, *(hold for entry in what.offers for hold in self._waits(*entry))])
 
@@ -215,16 +218,17 @@ class Offerer:
             try:
                 await self._offers.offer(job, token)
             except JosError as error:
-                self._refused[job.id] = str(error)
+                self._failed[job.id] += 1
+                if not error.retryable or self._failed[job.id] >= LASTS:
+                    self._refused[job.id] = str(error)
                 raise
             self._refused.pop(job.id, None)
+            self._failed.pop(job.id, None)
             self._told[job.id] = job.priority
 
         self._crew.offer(job.id, put, MOST_OFFERING)
 
     def _waits(self, job: Job, offer: Offer | None) -> list[Hold]:
-        """None for one that is just being put there: its next words would have to wait for a minute."""
-        if offer is None and job.id not in self._refused:
-            return []
-        words = self._refused[job.id] if offer is None else offer.message or "It stands in the cluster's queue."
-        return [Hold(job.id, Reason.WAITING_IN_KUEUE, words)]
+        """None as long as nobody there has said anything: other words would have to wait for a minute."""
+        words = self._refused.get(job.id) if offer is None else offer.message
+        return [Hold(job.id, Reason.WAITING_IN_KUEUE, words)] if words else []

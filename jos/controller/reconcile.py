@@ -34,6 +34,7 @@ class Limits:
 
     silence: float = 15.0  # a driver beats every 0.5 s; silent for longer, it is stopped
     alone: float = 60.0  # the same for a driver that no launcher of ours can stop
+    moment: float = 2.0  # what a driver waits for is told once it waits for longer: most is over by then
     start: float = 120.0  # from Admit to the first heartbeat: an environment may have to be built first
     evicted: float = 3.0  # a driver whose place the cluster took is heard no more for so long: it is dead
     drain: float = 10.0  # beyond the pipeline's own drain time
@@ -134,21 +135,22 @@ def _untaken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Li
         return (Gone(token, f"The job was {job.status.lower()} before a driver took it."), *_stop(sight, "not needed"))
     if not sight.answers:  # the time to start counts from when it answers again
         away = now - sight.since >= AWAY
-        return _tell(job, token, Waits(Reason.CLUSTER_UNAVAILABLE, NO_ANSWER), now) if away else ()
+        return _tell(job, attempt, Waits(Reason.CLUSTER_UNAVAILABLE, NO_ANSWER), now, limits) if away else ()
     if sight.displaced is not None:
         return (PutBack(token, sight.displaced),)
     waited = _seconds(max(attempt.admitted_at, sight.since), now)
     if waited > limits.start:
         message = f"No driver came up within {limits.start:g} s{_last_seen(sight)}."
         return (Gone(token, message), *_stop(sight, "it did not come up in time"))
-    return (Start(),) if sight.driver is None else _tell(job, token, sight.driver.waits, now)
+    return (Start(),) if sight.driver is None else _tell(job, attempt, sight.driver.waits, now, limits)
 
 
-def _tell(job: Job, token: str, waits: Waits | None, now: datetime) -> tuple[Action, ...]:
-    if waits is None and job.reason in ("", Reason.CAPACITY_GRANTED):
+def _tell(job: Job, attempt: Attempt, waits: Waits | None, now: datetime, limits: Limits) -> tuple[Action, ...]:
+    told = job.reason not in ("", Reason.CAPACITY_GRANTED)
+    if not told and (waits is None or _seconds(attempt.admitted_at, now) < limits.moment):
         return ()
     reason, message = (waits.reason, waits.message) if waits is not None else (Reason.CAPACITY_GRANTED.value, "")
-    return (Tell(token, reason, message),) if news(job, reason, message, now) else ()
+    return (Tell(attempt.token, reason, message),) if news(job, reason, message, now) else ()
 
 
 def _taken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> tuple[Action, ...]:

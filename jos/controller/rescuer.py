@@ -8,6 +8,7 @@ May import: jos.controller, jos.core, jos.store. Tests: tests/integration/test_c
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import structlog
@@ -58,6 +59,11 @@ class Rescuer:
         self._lookout.hear(holding, heard, self._now)
         await each(AT_ONCE, holding, self._look_after)
         await self._dismiss()
+
+    async def attend(self, drivers: Iterable[str]) -> None:
+        """Looks after the jobs of these drivers at once."""
+        known = (self._view.jobs.get(reconcile.job_of(name) or "") for name in drivers)
+        await each(AT_ONCE, [job for job in known if job is not None and job.holds_capacity], self._look_after)
 
     async def _expire(self, late: Job) -> None:
         job = await self._as_it_is(late)

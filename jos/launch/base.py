@@ -5,7 +5,7 @@ May import: jos.core. Tests: tests/contract/test_launcher.py runs against every 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -43,7 +43,7 @@ class Offer:
     job_id: str
     token: str  # of the attempt that begins once it is admitted there
     admitted: bool  # the other system holds capacity for it
-    message: str = ""  # why it still waits, in that system's words
+    message: str = ""  # why it still waits, in that system's words; empty: it has not looked at it yet
     number: int | None = None  # of that attempt; None: not known
 
 
@@ -92,6 +92,14 @@ def number_of(job: Job, token: str) -> int:
     if attempt is None:
         return 1
     return attempt.number if recalled(attempt) and attempt.token == token else attempt.number + 1
+
+
+class News(Protocol):
+    """What a launcher has besides that is told of changes, and need not ask: nobody has to wait for the next look."""
+
+    async def news(self, seconds: float) -> Mapping[str, DriverSeen]:
+        """Waits so long at most until something happened to a driver, and says of those what `seen` would."""
+        ...
 
 
 class Offers(Protocol):

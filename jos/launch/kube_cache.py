@@ -42,9 +42,14 @@ _METADATA = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp
 
 
 class Cache:
-    """`on_gone` is called with all that was known of a RayJob when it is no more."""
+    """`on_gone` is called with all that was known of a RayJob when it is no more; `on_change` with the name of one of
+    which something is different, be it itself, its cluster, a pod or its Workload."""
 
-    def __init__(self, on_gone: Callable[[Evidence], None] = lambda evidence: None) -> None:
+    def __init__(
+        self,
+        on_gone: Callable[[Evidence], None] = lambda evidence: None,
+        on_change: Callable[[str], None] = lambda rayjob: None,
+    ) -> None:
         self.rayjobs: dict[str, Object] = {}  # by name
         self.clusters: dict[str, Object] = {}
         self._pods: dict[str, dict[str, Object]] = {}  # cluster -> name -> pod
@@ -52,7 +57,7 @@ class Cache:
         self._dead_heads: dict[str, Object] = {}  # cluster -> its head that was deleted last
         self._rayjob_of: dict[str, str] = {}  # cluster -> RayJob
         self._of_job: dict[str, set[str]] = {}  # JOS's job -> its RayJobs
-        self._on_gone = on_gone
+        self._on_gone, self._on_change = on_gone, on_change
 
     def evidence(self, rayjob: str) -> Evidence:
         """Raises KeyError for a RayJob that is not known."""
@@ -89,6 +94,7 @@ class Cache:
             self._pods.setdefault(labels(kept).get("ray.io/cluster", ""), {})[name(kept)] = kept
         elif kept["owner"]:
             self._workloads[kept["owner"]] = kept
+        self._changed(kind, kept)
 
     def drop(self, kind: str, thing: Object) -> None:
         """It is no more."""
@@ -100,6 +106,8 @@ class Cache:
             self._drop_pod(slim(kind, thing))
         elif (owner := _owner(thing)) and name(self._workloads.get(owner, thing)) == name(thing):
             self._workloads.pop(owner, None)
+        if kind != RAYJOBS:  # of which `on_gone` tells
+            self._changed(kind, thing)
 
     def replace(self, kind: str, things: Iterable[Object]) -> None:
         """These are all that there are: what was known besides went while nobody watched."""
@@ -109,6 +117,18 @@ class Cache:
             self.drop(kind, thing)
         for thing in kept:
             self.put(kind, thing)
+
+    def _changed(self, kind: str, thing: Object) -> None:
+        if kind == RAYJOBS:
+            rayjob = name(thing)
+        elif kind == WORKLOADS:
+            rayjob = _owner(thing)
+        else:
+            rayjob = self._rayjob_of.get(
+                name(thing) if kind == CLUSTERS else labels(thing).get("ray.io/cluster", ""), ""
+            )
+        if rayjob in self.rayjobs:
+            self._on_change(rayjob)
 
     def _all(self, kind: str) -> list[Object]:
         if kind == PODS:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -49,6 +50,7 @@ FORGET_SECONDS = 600.0  # what was said of one that is gone
 ON_ITS_WAY = 10.0  # seconds for a RayJob that was made to appear in the watch
 AGAIN = 30.0  # seconds until an offer that the cluster refused is tried again
 MOST_AT_ONCE = 20  # old RayJobs that one look deletes
+GLANCE = timedelta(seconds=0.5)  # what time alone can change is looked at again so often
 
 log = structlog.get_logger()
 
@@ -112,8 +114,18 @@ class Memory:
     gone_at: float | None = None  # monotonic: its RayJob is no more
 
 
+@dataclass(frozen=True)
+class Look:
+    """What was last found out about a RayJob; another look is needed only when something has changed, or may have."""
+
+    seen: DriverSeen
+    offer: Offer | None  # of one that has not ended, where Kueue admits
+    at: datetime
+    steady: bool
+
+
 class KubeRay:
-    """A Launcher, and with Kueue an Offers. `pipeline_of` gives the pipeline that a job was made with."""
+    """A Launcher and a News, and with Kueue an Offers. `pipeline_of` gives the pipeline that a job was made with."""
 
     def __init__(
         self,
@@ -125,7 +137,7 @@ class KubeRay:
     ) -> None:
         self.api, self.profile = api, profile
         self._kept = timedelta(seconds=max(profile.kept_seconds, profile.ttl_seconds_after_finished))
-        self.cache = Cache(self._gone)
+        self.cache = Cache(self._gone, self._changed)
         kueue = profile.admission == "kueue"
         self.watches = Watches(api, self.cache, {INSTALLATION: installation}, kueue=kueue)
         self._installation, self._pipeline_of = installation, pipeline_of
@@ -133,6 +145,9 @@ class KubeRay:
         self._memories: dict[str, Memory] = {}  # by driver
         self._made: dict[str, tuple[str, float]] = {}  # RayJob that was just made -> its job, and when, monotonic
         self._refused: dict[str, tuple[str, float]] = {}  # driver -> why it cannot be offered, and when, monotonic
+        self._looks: dict[str, Look] = {}  # by RayJob
+        self._news: dict[str, str] = {}  # RayJobs of which something is new -> the driver of one that is no more
+        self._stirred = asyncio.Event()
         self._tidying: asyncio.Task[None] | None = None
 
     @property
@@ -176,11 +191,26 @@ class KubeRay:
     async def seen(self) -> dict[str, DriverSeen]:
         await self.watches.fresh()
         now = datetime.now(UTC)
-        there = {found.name: found for found in (self._look(name, now) for name in self.cache.rayjobs)}
+        there = {look.seen.name: look.seen for look in (self._glance(name, now) for name in self.cache.rayjobs)}
         gone = {name: memory.ended for name, memory in self._memories.items() if memory.ended and name not in there}
         self._forget()
         self._tidy(now)
         return gone | there
+
+    async def news(self, seconds: float) -> dict[str, DriverSeen]:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stirred.wait(), seconds)
+        self._stirred.clear()
+        news, self._news = self._news, {}
+        found: dict[str, DriverSeen] = {}
+        now = datetime.now(UTC)
+        for name, driver in news.items():
+            if name in self.cache.rayjobs:
+                seen = self._glance(name, now).seen
+                found[seen.name] = seen
+            elif (memory := self._memories.get(driver)) is not None and memory.ended is not None:
+                found[driver] = memory.ended
+        return found
 
     async def nodes(self) -> tuple[Node, ...] | None:
         """Node pools grow: what they offer now says nothing. Quotas limit, and the scheduler."""
@@ -223,11 +253,8 @@ class KubeRay:
         now = datetime.now(UTC)
         found: dict[str, Offer] = {}
         for name in list(self.cache.rayjobs):
-            evidence = self.cache.evidence(name)
-            seen = self._look(name, now)
-            if seen.state == "ended" or _leaves(evidence):
+            if (offer := self._glance(name, now).offer) is None:
                 continue
-            offer = _offer(evidence, now)
             known = found.get(offer.job_id)
             if known is None or (known.number or 0) < (offer.number or 0):  # one that is about to end may stand beside
                 found[offer.job_id] = offer
@@ -305,6 +332,16 @@ class KubeRay:
         found = self._find(name)
         return found is None or found.state == "ended"
 
+    def _glance(self, name: str, now: datetime) -> Look:
+        """As `_look`, as long as nothing is different: of a thousand RayJobs few are."""
+        known = self._looks.get(name)
+        if known is None or not (known.steady or timedelta() <= now - known.at < GLANCE):
+            evidence, seen = self.cache.evidence(name), self._look(name, now)
+            offers = self.offers is not None and seen.state != "ended" and not _leaves(evidence)
+            known = Look(seen, _offer(evidence, now) if offers else None, now, truth.steady(evidence, seen))
+            self._looks[name] = known
+        return known
+
     def _look(self, name: str, now: datetime) -> DriverSeen:
         evidence = self.cache.evidence(name)
         memory = self._memory(truth.driver_name(evidence.rayjob))
@@ -320,6 +357,7 @@ class KubeRay:
     def _end(self, driver: str, seen: DriverSeen) -> None:
         memory = self._memory(driver)
         memory.ended, memory.ended_at = seen, datetime.now(UTC)
+        self._looks.pop(kubernetes_name(driver), None)
         if kubernetes_name(driver) not in self.cache.rayjobs:
             memory.gone_at = time.monotonic()
 
@@ -330,14 +368,21 @@ class KubeRay:
         memory = self._memory(driver)
         memory.farewell = memory.farewell or words
 
+    def _changed(self, name: str) -> None:
+        self._looks.pop(name, None)
+        self._news[name] = ""
+        self._stirred.set()
+
     def _gone(self, evidence: Evidence) -> None:
         """Its RayJob was deleted, by whomever."""
-        driver = truth.driver_name(evidence.rayjob)
-        self._made.pop(evidence.rayjob["metadata"]["name"], None)
+        driver, name = truth.driver_name(evidence.rayjob), evidence.rayjob["metadata"]["name"]
+        self._made.pop(name, None)
+        self._changed(name)
+        self._news[name] = driver
         memory = self._memory(driver)
         if memory.ended is None:
             last = truth.truth(replace(evidence, waited=memory.waited), datetime.now(UTC))
-            words = memory.farewell or f"Its RayJob {evidence.rayjob['metadata']['name']} was deleted, and not by JOS."
+            words = memory.farewell or f"Its RayJob {name} was deleted, and not by JOS."
             memory.ended = last if last.state == "ended" else DriverSeen(driver, "ended", words, None, last.started_at)
         memory.gone_at = time.monotonic()
 

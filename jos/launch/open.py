@@ -7,10 +7,10 @@ May import: everything below the API and the controller. Tests: tests/unit/test_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from jos.core.errors import BadRequest
-from jos.launch.base import Launcher, Offers
+from jos.launch.base import Launcher, News, Offers
 from jos.launch.kube_profile import PAGE, KubeProfile, read_profile
 from jos.launch.ray_jobs import RayJobs, passed_environment
 from jos.settings import Settings
@@ -46,6 +46,11 @@ def offers_of(launcher: Launcher) -> Offers | None:
     """Where another system's queue admits: what offers jobs there."""
     offers: Offers | None = getattr(launcher, "offers", None)
     return offers
+
+
+def news_of(launcher: Launcher) -> News | None:
+    """What is told of changes."""
+    return cast(News, launcher) if hasattr(launcher, "news") else None
 
 
 def start_seconds(settings: Settings) -> float:

@@ -23,6 +23,7 @@ IGNORED = timedelta(seconds=15)  # so long KubeRay may not look at a new RayJob 
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
+_SUSPENDED = "Somebody suspended its RayJob (spec.suspend)."
 _ENDED = {
     "SubmissionFailed": "KubeRay could not hand the driver to Ray.",
     "DeadlineExceeded": "Its RayJob ran for longer than its activeDeadlineSeconds.",
@@ -57,10 +58,20 @@ def truth(evidence: Evidence, now: datetime) -> DriverSeen:
     if (message := _end(evidence, now)) is not None:
         return DriverSeen(name, "ended", message, _exit_code(status), started)
     if suspended(evidence.rayjob):
-        return DriverSeen(name, "starting", waits=_waits_suspended(evidence, now), suspended=True)
+        words = _SUSPENDED if _by_somebody(evidence) else ""
+        return DriverSeen(name, "starting", words, waits=_waits_suspended(evidence, now), suspended=True)
     if runs(evidence.rayjob):
         return DriverSeen(name, "running", started_at=started)
     return DriverSeen(name, "starting", waits=_waits(evidence, now))
+
+
+def steady(evidence: Evidence, seen: DriverSeen) -> bool:
+    """Whether this stays true until something changes, however long that takes."""
+    if seen.suspended:
+        return _kueue_words(evidence.workload) is not None
+    head = _head(evidence)
+    alive = head is not None and "deletionTimestamp" not in head["metadata"]
+    return seen.state == "ended" or (seen.state == "running" and alive)
 
 
 def suspended(rayjob: Object) -> bool:
@@ -171,38 +182,47 @@ def _exit_code(status: Object) -> int | None:
 
 
 def _waits_suspended(evidence: Evidence, now: datetime) -> Waits:
-    if evidence.workload is None and QUEUE_LABEL not in pods.labels(evidence.rayjob):
-        words = "Somebody suspended its RayJob (spec.suspend); it starts when that is taken back."
-        return Waits(Reason.WAITING_FOR_OPERATOR, words)
-    return Waits(Reason.WAITING_IN_KUEUE, kueue_says(evidence, now))
+    if _by_somebody(evidence):
+        return Waits(Reason.WAITING_FOR_OPERATOR, f"{_SUSPENDED} It starts when that is taken back.")
+    if admitted(evidence):
+        return Waits(Reason.WAITING_FOR_OPERATOR, "Kueue admitted it; KubeRay is about to make its pods.")
+    return Waits(Reason.WAITING_IN_KUEUE, kueue_says(evidence, now) or "Kueue is about to look at it.")
+
+
+def _by_somebody(evidence: Evidence) -> bool:
+    """Suspended by a person, and not by Kueue."""
+    return evidence.workload is None and QUEUE_LABEL not in pods.labels(evidence.rayjob)
 
 
 def kueue_says(evidence: Evidence, now: datetime) -> str:
-    """Why it waits, in Kueue's own words."""
+    """Why it waits, in Kueue's own words; empty: Kueue has not looked at it yet, and need not have."""
     workload = evidence.workload
     if workload is None:
-        words = "Kueue is about to look at it."
-        return _overlooked(evidence.rayjob, now, "Kueue", "it runs and manages RayJobs") or words
-    for kind, wanted in (("Evicted", "True"), ("QuotaReserved", "False")):
-        found = pods.condition(workload, kind)
-        if found.get("status") == wanted and found.get("message"):
-            return f"Kueue: {found['message']}"
-    if pods.holds(workload, "Admitted"):
-        return "Kueue admitted it; its pods are about to be made."
+        return _overlooked(evidence.rayjob, now, "Kueue", "it runs and manages RayJobs")
+    if (words := _kueue_words(workload)) is not None:
+        return words
     spec = workload.get("spec") or {}
     if not spec.get("active", True):
         return "Kueue does not look at it: its Workload was deactivated (spec.active is false)."
     queue = spec.get("queueName") or "?"
     check = f"LocalQueue {queue} exists, and that its ClusterQueue is active"
-    return _overlooked(evidence.rayjob, now, "Kueue", check) or f"It stands in Kueue's queue {queue}."
+    return _overlooked(evidence.rayjob, now, "Kueue", check)
 
 
-def _overlooked(rayjob: Object, now: datetime, who: str, check: str) -> str | None:
-    """What to check when nobody has looked at a RayJob that is not new."""
+def _kueue_words(workload: Object | None) -> str | None:
+    for kind, wanted in (("Evicted", "True"), ("QuotaReserved", "False")) if workload is not None else ():
+        found = pods.condition(workload or {}, kind)
+        if found.get("status") == wanted and found.get("message"):
+            return f"Kueue: {found['message']}"
+    return None
+
+
+def _overlooked(rayjob: Object, now: datetime, who: str, check: str) -> str:
+    """What to check when nobody has looked at a RayJob that is not new; empty: it is new."""
     metadata = rayjob["metadata"]
     made = pods.time(metadata.get("creationTimestamp"))
     if made is None or now - made <= IGNORED:
-        return None
+        return ""
     seconds = (now - made).total_seconds()
     return f"{who} has not looked at RayJob {metadata['name']} for {seconds:.0f} s. Check that {check}."
 
@@ -218,7 +238,7 @@ def _waits(evidence: Evidence, now: datetime) -> Waits:
 
 def _unseen(evidence: Evidence, now: datetime) -> Waits:
     namespace = evidence.rayjob["metadata"].get("namespace", "?")
-    late = None
+    late = ""
     if not _status(evidence.rayjob):
         late = _overlooked(evidence.rayjob, now, "KubeRay", f"its operator runs and watches namespace {namespace}")
     return Waits(Reason.WAITING_FOR_OPERATOR, late or "KubeRay is about to look at its RayJob.")

@@ -67,7 +67,7 @@ def test_a_job_stands_in_kueue_s_queue_until_it_is_admitted_there(site: Site) ->
             labels = made["metadata"]["labels"]
             assert labels["kueue.x-k8s.io/queue-name"] == "default"
             assert labels["kueue.x-k8s.io/priority-class"] == "low"
-            assert await offered(launcher, False) == Offer(waits.id, "t1", False, "Kueue is about to look at it.", 1)
+            assert await offered(launcher, False) == Offer(waits.id, "t1", False, "", 1)
             kueue(site, NAME, ("QuotaReserved", "False", "Pending", "insufficient unused quota for cpu"))
             told = "Kueue: insufficient unused quota for cpu"
             await until(lambda: _told(launcher, told))

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from kuberay_lab import DRIVER, NAME, QUICK, Head, Site, job, looked, state, until
 
-from jos.launch import kuberay
 from jos.launch.kube_stop import Deadlines
 
 
@@ -119,7 +118,7 @@ def test_a_rayjob_that_somebody_deletes_is_a_driver_that_ended(site: Site) -> No
     asyncio.run(work())
 
 
-def test_a_rayjob_that_ended_long_ago_is_deleted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rayjob_that_ended_long_ago_is_deleted(site: Site) -> None:
     async def work() -> None:
         async with site.launcher() as launcher:
             await launcher.start(job())
@@ -128,7 +127,7 @@ def test_a_rayjob_that_ended_long_ago_is_deleted(site: Site, monkeypatch: pytest
             await state(launcher, DRIVER, "ended")
             await launcher.seen()
             assert launcher._tidying is None  # it stays for people to look at
-            monkeypatch.setattr(kuberay, "KEPT", timedelta())
+            launcher._kept = timedelta()
             await until(lambda: looked(launcher, site.rayjobs == {}))
             assert (await launcher.seen())[DRIVER].exit_code == 0
 

@@ -22,8 +22,19 @@ from jos.core.snapshot import Node
 from jos.storage import open_storage
 from jos.store.redis import Store
 
-PACES = Paces(lease=0.6, idle=0.05, look=0.02, rescue=0.02, meter=0.05, warm=0.05, archive=0.02, prune=0.05, again=0.1)
-LIMITS = Limits(silence=0.4, alone=1.0, start=0.8, evicted=0.1, drain=0.2, proof=0.6, orphan=0.1)
+PACES = Paces(
+    lease=0.6,
+    idle=0.05,
+    look=0.02,
+    listen=0.005,
+    rescue=0.02,
+    meter=0.05,
+    warm=0.05,
+    archive=0.02,
+    prune=0.05,
+    again=0.1,
+)
+LIMITS = Limits(silence=0.4, alone=1.0, moment=0.0, start=0.8, evicted=0.1, drain=0.2, proof=0.6, orphan=0.1)
 
 
 async def until(look: Callable[[], Awaitable[Any]], seconds: float = 45.0, what: str = "") -> Any:

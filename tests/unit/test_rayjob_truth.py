@@ -22,14 +22,15 @@ UNSEEN, HEAD = ("starting", "WaitingForOperator", False), ("starting", "WaitingF
 WORKERS, RAY = ("starting", "WaitingForWorkers", False), ("starting", "WaitingForRay", False)
 RUNS, ENDED = ("running", None, False), ("ended", None, False)
 IN_KUEUE, BY_SOMEBODY = ("starting", "WaitingInKueue", True), ("starting", "WaitingForOperator", True)
+PLACED = BY_SOMEBODY  # admitted, and about to be taken out of its suspension
 UP = [UNSEEN, HEAD, WORKERS, RAY, RUNS]
 
 SEQUENCES: dict[str, dict[str, list[tuple[str, str | None, bool]]]] = {
     "s1-httpmode-success": {"s1": [*UP, ENDED]},
     "s2-suspend-resume": {"s2": [*UP, BY_SOMEBODY, *UP, ENDED]},
     "s3-kueue-preemption": {
-        "s3-low": [IN_KUEUE, UNSEEN, HEAD, WORKERS, RAY, RUNS, IN_KUEUE, *UP, ENDED],
-        "s3-high": [IN_KUEUE, *UP, ENDED],
+        "s3-low": [IN_KUEUE, PLACED, *UP, IN_KUEUE, PLACED, *UP, ENDED],
+        "s3-high": [IN_KUEUE, PLACED, *UP, ENDED],
     },
     "s4-backofflimit": {"s4": [*UP, ENDED]},  # KubeRay's second try is none of ours
     "s5-deadline": {"s5": [UNSEEN, HEAD, RAY, RUNS, ENDED]},  # jobStatus stays RUNNING

@@ -206,6 +206,13 @@ def test_the_clusters_own_words_are_told() -> None:
     assert decide(untaken, back, NOW) == (PutBack("tok", "others"),)
 
 
+def test_what_a_driver_waits_for_is_not_told_when_it_is_over_in_a_moment() -> None:
+    fresh = job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(1)})
+    assert decide(fresh, sight(driver=PULLS, beats=False), NOW) == ()
+    other = job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(1)}, **TOLD, updated_at=ago(60))
+    assert decide(other, sight("running", beats=False), NOW) == (Tell("tok", "CapacityGranted", ""),)
+
+
 def test_an_offer_stands_for_an_attempt_that_is_yet_to_come() -> None:
     waits = job(Status.PENDING, holds=False, attempt={"ended_at": ago(5), "ended_by": "DriverGone"})
     recalled = job(Status.PENDING, holds=False, attempt={**UNTAKEN, "ended_at": ago(5), "ended_by": "Recall"})

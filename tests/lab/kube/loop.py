@@ -127,9 +127,10 @@ class Operator:
         while not self._ended.is_set():
             self._woken.clear()
             try:
-                self.step(self.clock())
+                while not self._ended.is_set() and (due := self._take(now := self.clock())) is not None:
+                    self._reconcile(*due, now)  # with a time of its own: it may never come to rest where many write
             except Exception:  # told by stop(): a thread has nobody to raise to
                 self.errors.append(traceback.format_exc())
-            due = self.next_due()
-            pause = None if due is None else max((due - self.clock()).total_seconds(), 0.0)
+            at = self.next_due()
+            pause = None if at is None else max((at - self.clock()).total_seconds(), 0.0)
             self._woken.wait(pause)

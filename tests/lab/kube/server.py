@@ -187,12 +187,12 @@ class Server:
     async def _serve(self, request: Request) -> Response:
         try:
             return await self._answer(request)
+        except ClientDisconnect:  # killed, or by `drop`, in the middle of a request: nobody reads the answer
+            return Response(status_code=400)
         except ApiError as error:
             seconds = (error.details or {}).get("retryAfterSeconds")
             headers = {} if seconds is None else {"Retry-After": str(seconds)}
             return as_json(error.body(), error.status, headers)
-        except ClientDisconnect:  # it was killed
-            return Response(status_code=499)
 
     async def _answer(self, request: Request) -> Response:
         user = self.guard.user(request.headers)
