@@ -109,6 +109,7 @@ class Memory:
     ended_at: datetime | None = None
     waited: Waits | None = None  # the last that it waited for
     headless_since: datetime | None = None
+    doubted_at: float | None = None  # monotonic: its head seems to be dead, and KubeRay says that it runs
     farewell: str = ""  # why JOS deleted its RayJob
     gone_at: float | None = None  # monotonic: its RayJob is no more
 
@@ -313,8 +314,14 @@ class KubeRay:
         memory.headless_since = (memory.headless_since or now) if truth.headless(evidence) else None
         seen = truth.truth(replace(evidence, headless_since=memory.headless_since, waited=memory.waited), now)
         memory.waited = seen.waits or memory.waited
-        if seen.state == "ended":
-            self._end(seen.name, seen)
+        if seen.state != "ended":
+            memory.doubted_at = None
+            return seen
+        if truth.runs(evidence.rayjob):  # as KubeRay says, or said when it was last heard
+            memory.doubted_at = memory.doubted_at or time.monotonic()
+            if not self.watches.looked_again(memory.doubted_at):
+                return DriverSeen(seen.name, "running", started_at=seen.started_at)
+        self._end(seen.name, seen)
         return seen
 
     def _end(self, driver: str, seen: DriverSeen) -> None:
