@@ -208,7 +208,7 @@ class KubeApi:
     @contextmanager
     def _told(self, verb: str, kind: Kind) -> Iterator[None]:
         """Counts the call, and turns what goes wrong into what JOS says of it."""
-        from lightkube.core.exceptions import ApiError
+        from lightkube.core.exceptions import ApiError, ConfigError
 
         self.calls[f"{verb} {kind.plural}"] += 1
         try:
@@ -222,6 +222,15 @@ class KubeApi:
             if not isinstance(answer, httpx2.Response):
                 raise
             raise self._odd(answer, verb, kind) from error
+        except (
+            ConfigError,
+            FileNotFoundError,
+            PermissionError,
+        ) as error:  # of a token's file, or of the program that KUBECONFIG logs in with
+            raise ComputeFailed(
+                f"There are no credentials for the Kubernetes API server at {self.server}: {error}",
+                suggestion="Log in again as the cluster's provider says; `kubectl get pods` must work here, too.",
+            ) from error
         except httpx2.HTTPError as error:
             raise ComputeFailed(
                 f"The Kubernetes API server at {self.server} cannot be reached: {str(error) or type(error).__name__}.",
