@@ -206,10 +206,11 @@ class KubeRay:
 
     async def _renew(self, driver: str) -> None:
         """An attempt that nobody was given can be offered again, though KubeRay or the cluster refused it; not at once.
-        Raises Refused with what was said, until then."""
+        Raises Refused with what was said, until then. What JOS itself took back can be offered at once."""
         name, memory = kubernetes_name(driver), self._memories.get(driver)
         if memory is not None and memory.ended is not None:
-            self._refused[driver] = memory.ended.message, time.monotonic()
+            if not memory.farewell:
+                self._refused[driver] = memory.ended.message, time.monotonic()
             if name in self.cache.rayjobs:
                 await self._stopper.delete(name)
             if memory.gone_at is not None:
