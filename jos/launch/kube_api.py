@@ -111,7 +111,7 @@ class KubeApi:
     # --- one object ---
 
     async def apply(self, kind: Kind, thing: Mapping[str, Any], *, dry_run: bool = False) -> None:
-        """Server-side apply without force: what is there already and says otherwise stays as it is."""
+        """Server-side apply without force: a field that others have set otherwise is an error, and stays."""
         from lightkube.types import PatchType
 
         name = str(thing["metadata"]["name"])

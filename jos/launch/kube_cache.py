@@ -29,7 +29,7 @@ _SPEC = {
 }
 _STATUS = {
     RAYJOBS: (
-        *("jobDeploymentStatus", "jobStatus", "reason", "message", "jobId", "failed", "startTime", "endTime"),
+        *("jobDeploymentStatus", "jobStatus", "reason", "message", "jobId", "failed", "endTime"),
         *("rayClusterName", "dashboardURL", "rayJobInfo"),
     ),
     CLUSTERS: ("desiredWorkerReplicas",),
