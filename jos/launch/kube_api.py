@@ -226,7 +226,7 @@ class KubeApi:
             ConfigError,
             FileNotFoundError,
             PermissionError,
-        ) as error:  # of a token's file, or of the program that KUBECONFIG logs in with
+        ) as error:  # of a token's file, or a program that logs in
             raise ComputeFailed(
                 f"There are no credentials for the Kubernetes API server at {self.server}: {error}",
                 suggestion="Log in again as the cluster's provider says; `kubectl get pods` must work here, too.",
