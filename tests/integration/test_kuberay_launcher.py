@@ -33,7 +33,7 @@ def test_an_attempt_becomes_one_rayjob_however_often_and_by_whomever_it_is_order
             assert f"attempt job_{1:026d} t1 --name {DRIVER}" in made["spec"]["entrypoint"]
             seen = (await launcher.seen())[DRIVER]
             assert (seen.state, seen.waits and seen.waits.reason) == ("starting", "WaitingForOperator")
-        assert site.read == 2  # once for each of them
+        assert site.read <= 2  # once for each of them, unless it saw what the other had made
 
     asyncio.run(work())
 
