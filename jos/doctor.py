@@ -158,8 +158,8 @@ def _kubernetes(settings: Settings) -> Iterator[Finding]:
 
 async def _examine_cluster(profile: KubeProfile) -> list[Finding]:
     from jos.launch.kube_api import RAYJOB, KubeApi
-    from jos.launch.kuberay import probe as sample
     from jos.launch.kuberay import rights
+    from jos.launch.sample import sample
 
     api = KubeApi.connect(profile.namespace)
     try:

@@ -111,7 +111,7 @@ class KubeApi:
     # --- one object ---
 
     async def apply(self, kind: Kind, thing: Mapping[str, Any], *, dry_run: bool = False) -> None:
-        """Server-side apply without force: what is there already and says otherwise stays as it is."""
+        """Server-side apply without force: a field that others have set otherwise is an error, and stays."""
         from lightkube.types import PatchType
 
         name = str(thing["metadata"]["name"])
@@ -208,7 +208,7 @@ class KubeApi:
     @contextmanager
     def _told(self, verb: str, kind: Kind) -> Iterator[None]:
         """Counts the call, and turns what goes wrong into what JOS says of it."""
-        from lightkube.core.exceptions import ApiError
+        from lightkube.core.exceptions import ApiError, ConfigError
 
         self.calls[f"{verb} {kind.plural}"] += 1
         try:
@@ -222,6 +222,15 @@ class KubeApi:
             if not isinstance(answer, httpx2.Response):
                 raise
             raise self._odd(answer, verb, kind) from error
+        except (
+            ConfigError,
+            FileNotFoundError,
+            PermissionError,
+        ) as error:  # of a token's file, or a program that logs in
+            raise ComputeFailed(
+                f"There are no credentials for the Kubernetes API server at {self.server}: {error}",
+                suggestion="Log in again as the cluster's provider says; `kubectl get pods` must work here, too.",
+            ) from error
         except httpx2.HTTPError as error:
             raise ComputeFailed(
                 f"The Kubernetes API server at {self.server} cannot be reached: {str(error) or type(error).__name__}.",

@@ -17,7 +17,7 @@ RAYJOBS, CLUSTERS, PODS, WORKLOADS = "rayjobs", "rayclusters", "pods", "workload
 HEAD_OF_MESSAGE, END_OF_MESSAGE = 600, 3000  # characters; Ray puts up to 20,000 of a driver's log behind its words
 
 _CONDITIONS = {
-    CLUSTERS: ("ReplicaFailure", "HeadPodReady"),
+    CLUSTERS: ("ReplicaFailure",),
     PODS: ("PodScheduled", "Ready", "DisruptionTarget"),
     WORKLOADS: ("QuotaReserved", "Admitted", "Evicted", "Finished"),
 }
@@ -29,7 +29,7 @@ _SPEC = {
 }
 _STATUS = {
     RAYJOBS: (
-        *("jobDeploymentStatus", "jobStatus", "reason", "message", "jobId", "failed", "startTime", "endTime"),
+        *("jobDeploymentStatus", "jobStatus", "reason", "message", "jobId", "failed", "endTime"),
         *("rayClusterName", "dashboardURL", "rayJobInfo"),
     ),
     CLUSTERS: ("desiredWorkerReplicas",),
@@ -53,7 +53,7 @@ class Cache:
         self.rayjobs: dict[str, Object] = {}  # by name
         self.clusters: dict[str, Object] = {}
         self._pods: dict[str, dict[str, Object]] = {}  # cluster -> name -> pod
-        self._workloads: dict[str, Object] = {}  # RayJob -> its Workload
+        self._workloads: dict[str, Object] = {}  # uid of a RayJob -> its Workload
         self._dead_heads: dict[str, Object] = {}  # cluster -> its head that was deleted last
         self._rayjob_of: dict[str, str] = {}  # cluster -> RayJob
         self._of_job: dict[str, set[str]] = {}  # JOS's job -> its RayJobs
@@ -68,7 +68,7 @@ class Cache:
             cluster=self.clusters.get(cluster),
             pods=tuple(self._pods.get(cluster, {}).values()),
             dead_head=self._dead_heads.get(cluster),
-            workload=self._workloads.get(rayjob),
+            workload=self._workloads.get(found["metadata"]["uid"]),
         )
 
     def of_job(self, job_id: str) -> list[str]:
@@ -93,7 +93,7 @@ class Cache:
         elif kind == PODS:
             self._pods.setdefault(labels(kept).get("ray.io/cluster", ""), {})[name(kept)] = kept
         elif kept["owner"]:
-            self._workloads[kept["owner"]] = kept
+            self._workloads[kept["owner_uid"]] = kept
         self._changed(kind, kept)
 
     def drop(self, kind: str, thing: Object) -> None:
@@ -104,8 +104,8 @@ class Cache:
             self.clusters.pop(name(thing), None)
         elif kind == PODS:
             self._drop_pod(slim(kind, thing))
-        elif (owner := _owner(thing)) and name(self._workloads.get(owner, thing)) == name(thing):
-            self._workloads.pop(owner, None)
+        elif name(self._workloads.get(uid := _owner_uid(thing), thing)) == name(thing):
+            self._workloads.pop(uid, None)
         if kind != RAYJOBS:  # of which `on_gone` tells
             self._changed(kind, thing)
 
@@ -182,10 +182,17 @@ def _job_of(rayjob: Object) -> str:
 
 def _owner(workload: Object) -> str:
     """The RayJob that Kueue made it for."""
-    if "owner" in workload:
-        return str(workload["owner"])
+    return str(workload["owner"] if "owner" in workload else _reference(workload).get("name", ""))
+
+
+def _owner_uid(workload: Object) -> str:
+    """Which of all that had its name."""
+    return str(workload["owner_uid"] if "owner" in workload else _reference(workload).get("uid", ""))
+
+
+def _reference(workload: Object) -> Mapping[str, str]:
     owners = workload["metadata"].get("ownerReferences") or ()
-    return next((str(owner["name"]) for owner in owners if owner.get("kind") == "RayJob"), "")
+    return next((owner for owner in owners if owner.get("kind") == "RayJob"), {})
 
 
 # --- what is kept -------------------------------------------------------------------------------------
@@ -209,7 +216,7 @@ def slim(kind: str, thing: Object) -> Object:
             if status.get(key):
                 kept["status"][key] = [_container(container) for container in status[key]]
     if kind == WORKLOADS:
-        kept["owner"] = _owner(thing)
+        kept["owner"], kept["owner_uid"] = _owner(thing), _owner_uid(thing)
     return kept
 
 

@@ -70,6 +70,10 @@ class Stopper:
             uid = rayjob["metadata"]["uid"]
             self._go_on(name, lambda: self._see_it_go(name, uid))
 
+    def ends(self, name: str) -> bool:
+        """Whether the rest of its end is seen to."""
+        return name in self._under_way
+
     async def close(self) -> None:
         """Lets go of what is under way; whoever comes next sees what is left, and asks again."""
         tasks = list(self._under_way.values())

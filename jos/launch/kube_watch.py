@@ -35,7 +35,7 @@ class Watch:
     kind: Kind
     selector: Mapping[str, str]
     version: str | None = None  # the latest that is known; None: everything must be listed
-    listed: bool = False  # once
+    listed_at: float | None = None  # monotonic: when the latest list was asked for; None: never
     broken_since: float | None = None  # monotonic
     error: JosError | None = None  # the latest, while it is broken
     failures: int = 0  # in a row
@@ -57,9 +57,7 @@ class Watch:
 class Watches:
     """`selector`: the labels of what is ours; Kueue's Workloads do not carry them."""
 
-    def __init__(
-        self, api: KubeApi, cache: Cache, selector: Mapping[str, str], *, kueue: bool, life: int = LIFE
-    ) -> None:
+    def __init__(self, api: KubeApi, cache: Cache, selector: Mapping[str, str], *, kueue: bool) -> None:
         self.api, self.cache = api, cache
         self.watches = [Watch(kind, selector) for kind in (RAYJOB, RAYCLUSTER, POD)]
         if kueue:
@@ -71,7 +69,7 @@ class Watches:
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._follow(watch), name=watch.kind.plural) for watch in self.watches]
         deadline = time.monotonic() + PATIENCE
-        while any(not watch.listed for watch in self.watches):
+        while any(watch.listed_at is None for watch in self.watches):
             if time.monotonic() > deadline or any(watch.failures >= HOPELESS for watch in self.watches):
                 raise self._unknown(f"It has not listed {self._unlisted()} yet.")
             await asyncio.sleep(0.02)
@@ -80,6 +78,17 @@ class Watches:
             if watch.broken_since is not None and now - watch.broken_since > STALE:
                 raise self._unknown(f"{watch.kind.plural} were not heard of for {now - watch.broken_since:.0f} s.")
 
+    def looked_again(self, since: float) -> bool:
+        """Whether RayJobs and pods were both listed once more since then (monotonic); if not, that is begun. A stream
+        may be cut without a word, and then what is known of one kind is half a minute older than of the other."""
+        if not self._tasks:
+            return True
+        late = [n for n, watch in enumerate(self.watches) if watch.kind in (RAYJOB, POD) and _before(watch, since)]
+        for number in late:
+            if self.watches[number].version is not None:  # else it is being listed
+                self._tasks[number] = self._anew(self.watches[number], self._tasks[number])
+        return not late
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -87,13 +96,22 @@ class Watches:
         self._tasks = []
 
     def _unlisted(self) -> str:
-        return " and ".join(watch.kind.plural for watch in self.watches if not watch.listed)
+        return " and ".join(watch.kind.plural for watch in self.watches if watch.listed_at is None)
 
     def _unknown(self, otherwise: str) -> ComputeFailed:
         error = next((watch.error for watch in self.watches if watch.error is not None), None)
         if error is not None:
             return ComputeFailed(error.message, suggestion=error.suggestion)
         return ComputeFailed(f"The Kubernetes API server at {self.api.server} does not answer. {otherwise}")
+
+    def _anew(self, watch: Watch, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        async def follow() -> None:
+            await asyncio.gather(task, return_exceptions=True)
+            await self._follow(watch)
+
+        task.cancel()
+        watch.version = None
+        return asyncio.create_task(follow(), name=watch.kind.plural)
 
     async def _follow(self, watch: Watch) -> None:
         while True:
@@ -114,11 +132,12 @@ class Watches:
                 await asyncio.sleep(watch.pause)
 
     async def _list(self, watch: Watch) -> None:
+        began = time.monotonic()
         things, version = await self.api.list(watch.kind, watch.selector)
         self.cache.replace(watch.kind.plural, things)
         watch.version = version
         watch.works()
-        watch.listed = True
+        watch.listed_at = began
 
     async def _stream(self, watch: Watch) -> None:
         """One stream, until the server ends it."""
@@ -134,3 +153,7 @@ class Watches:
                 watch.version = change.version
         if time.monotonic() - began < 1:
             await asyncio.sleep(watch.pause)  # a server that goes down ends streams at once
+
+
+def _before(watch: Watch, moment: float) -> bool:
+    return watch.listed_at is None or watch.listed_at < moment

@@ -20,7 +20,7 @@ import structlog
 
 from jos.core.admission import Node
 from jos.core.errors import ComputeFailed, ConfigInvalid
-from jos.core.model import Job, Json, Pipeline
+from jos.core.model import Job, Pipeline
 from jos.launch import pods
 from jos.launch import rayjob_truth as truth
 from jos.launch.base import DriverSeen, Offer, Offers, Waits, number_of
@@ -72,36 +72,6 @@ def open_kuberay(settings: Settings, storage: Storage) -> KubeRay:
     return KubeRay(KubeApi.connect(profile.namespace), profile, installation(storage.url), pipeline_of)
 
 
-def probe(profile: KubeProfile) -> Json:
-    """A RayJob as JOS makes them, to see whether a cluster would take it. It says nothing of GPUs, which only pipelines
-    that need them do."""
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    job = Job(
-        id="job_probe",
-        org_id="org_local",
-        name="probe",
-        pipeline_type="batch",
-        pipeline_key="probe",
-        pipeline_version="1.0.0",
-        parameters={},
-        created_at=now,
-        updated_at=now,
-        queued_at=now,
-    )
-    pipeline = Pipeline(
-        pipeline_key="probe",
-        pipeline_version="1.0.0",
-        name="probe",
-        worker="probe:Probe",
-        default_config={},
-        config_schema={},
-        user_config_schema={},
-        inputs={},
-        outputs={},
-    )
-    return rayjob(job, pipeline, profile, token="probe", number=1, installation="probe")
-
-
 @dataclass
 class Memory:
     """What is known of a driver besides what the cluster says now."""
@@ -110,6 +80,7 @@ class Memory:
     ended_at: datetime | None = None
     waited: Waits | None = None  # the last that it waited for
     headless_since: datetime | None = None
+    doubted_at: float | None = None  # monotonic: its head seems to be dead, and KubeRay says that it runs
     farewell: str = ""  # why JOS deleted its RayJob
     gone_at: float | None = None  # monotonic: its RayJob is no more
 
@@ -144,7 +115,7 @@ class KubeRay:
         self._stopper = Stopper(api, self.cache, self._has_ended, deadlines)
         self._memories: dict[str, Memory] = {}  # by driver
         self._made: dict[str, tuple[str, float]] = {}  # RayJob that was just made -> its job, and when, monotonic
-        self._refused: dict[str, tuple[str, float]] = {}  # driver -> why it cannot be offered, and when, monotonic
+        self._refused: dict[str, tuple[str, float]] = {}  # driver -> why it cannot be offered or deleted, and when
         self._looks: dict[str, Look] = {}  # by RayJob
         self._news: dict[str, str] = {}  # RayJobs of which something is new -> the driver of one that is no more
         self._stirred = asyncio.Event()
@@ -262,17 +233,22 @@ class KubeRay:
 
     async def _renew(self, driver: str) -> None:
         """An attempt that nobody was given can be offered again, though KubeRay or the cluster refused it; not at once.
-        Raises Refused with what was said, until then."""
+        Raises Refused with what was said, until then. What JOS itself took back can be offered at once."""
         name, memory = kubernetes_name(driver), self._memories.get(driver)
         if memory is not None and memory.ended is not None:
-            self._refused[driver] = memory.ended.message, time.monotonic()
+            if not memory.farewell:
+                self._refused[driver] = memory.ended.message, time.monotonic()
             if name in self.cache.rayjobs:
                 await self._stopper.delete(name)
             if memory.gone_at is not None:
                 del self._memories[driver]
-        if (refused := self._refused.get(driver)) is not None and time.monotonic() - refused[1] < AGAIN:
-            raise Refused(refused[0])
+        if (refused := self._refusal(driver)) is not None:
+            raise Refused(refused)
         self._refused.pop(driver, None)
+
+    def _refusal(self, driver: str) -> str | None:
+        refused = self._refused.get(driver)
+        return None if refused is None or time.monotonic() - refused[1] >= AGAIN else refused[0]
 
     async def withdraw(self, job_id: str) -> None:
         await self.watches.fresh()
@@ -350,8 +326,14 @@ class KubeRay:
         memory.headless_since = (memory.headless_since or now) if truth.headless(evidence) else None
         seen = truth.truth(replace(evidence, headless_since=memory.headless_since, waited=memory.waited), now)
         memory.waited = seen.waits or memory.waited
-        if seen.state == "ended":
-            self._end(seen.name, seen)
+        if seen.state != "ended":
+            memory.doubted_at = None
+            return seen
+        if truth.runs(evidence.rayjob):  # as KubeRay says, or said when it was last heard
+            memory.doubted_at = memory.doubted_at or time.monotonic()
+            if not self.watches.looked_again(memory.doubted_at):
+                return DriverSeen(seen.name, "running", started_at=seen.started_at)
+        self._end(seen.name, seen)
         return seen
 
     def _end(self, driver: str, seen: DriverSeen) -> None:
@@ -407,15 +389,22 @@ class KubeRay:
 
     def _is_over(self, name: str, now: datetime) -> bool:
         found = self.cache.rayjobs[name]
-        memory = self._memory(truth.driver_name(found))
-        if memory.ended is None or memory.ended_at is None or "deletionTimestamp" in found["metadata"]:
+        driver = truth.driver_name(found)
+        memory = self._memory(driver)
+        if memory.ended is None or memory.ended_at is None or self._stopper.ends(name) or self._refusal(driver):
             return False
+        if "deletionTimestamp" in found["metadata"]:  # whoever was to see it go is no more
+            return True
         return not truth.is_over(found) or now - (truth.ended_at(found) or memory.ended_at) > self._kept
 
     async def _delete(self, names: list[str]) -> None:
-        for name in names:
+        for name in filter(self.cache.rayjobs.__contains__, names):
+            driver = truth.driver_name(self.cache.rayjobs[name])
             try:
                 await self._stopper.delete(name)
+            except Refused as error:
+                self._refused[driver] = str(error), time.monotonic()
+                log.warning("a RayJob that is over stays for now", rayjob=name, error=str(error))
             except ComputeFailed as error:
                 log.warning("RayJobs that are over stay for now", error=str(error))
                 return

@@ -87,10 +87,19 @@ def _out_of_reach(settings: Settings, profile: KubeProfile) -> Iterator[tuple[st
     if not storage.startswith(_SHARED) and "JOS_STORAGE" not in profile.env:
         advice = "Give s3:// or gs:// with JOS_STORAGE, or --storage."
         yield f"Drivers in pods do not see the folder {storage}.", advice
+    told = profile.env.get("JOS_STORAGE", storage)
+    elsewhere = told.rstrip("/") != storage.rstrip("/")
+    if elsewhere and (told.startswith(_SHARED) or storage.startswith(_SHARED)):  # a folder may lie elsewhere in pods
+        advice = f"Give both the same JOS_STORAGE; that of drivers is in {_where(settings)}."
+        yield f"Drivers in pods keep jobs in {told}, and this service in {storage}.", advice
     for name, example in (
         ("JOS_REDIS_URL", "`secret_env: {JOS_REDIS_URL: {secret: jos, key: redis-url}}`"),
         ("JOS_STORAGE", "`env: {JOS_STORAGE: s3://bucket/jos}`"),
     ):
         if not profile.env_from and name not in profile.env and name not in profile.secret_env:
-            where = f"the Kubernetes profile {settings.kube}" if settings.kube else "the Kubernetes profile (JOS_KUBE)"
-            yield f"Drivers in pods are not told {name}.", f"Name it in {where}, such as {example}; {PAGE} tells more."
+            advice = f"Name it in {_where(settings)}, such as {example}; {PAGE} tells more."
+            yield f"Drivers in pods are not told {name}.", advice
+
+
+def _where(settings: Settings) -> str:
+    return f"the Kubernetes profile {settings.kube}" if settings.kube else "the Kubernetes profile (JOS_KUBE)"

@@ -1,6 +1,6 @@
 """What the status of a pod says, in words: why it is not up yet, and how it died.
 
-Pure; pods are plain dictionaries as Kubernetes gives them, or what jos.launch.kube_watch keeps of them.
+Pure; pods are plain dictionaries as Kubernetes gives them, or what jos.launch.kube_cache keeps of them.
 May import: stdlib, jos.core.commands, jos.launch.base. Tests: tests/unit/test_rayjob_truth.py.
 """
 

@@ -37,7 +37,7 @@ OBJECT_STORE_BYTES = "100000000"  # JOS sends no data through Ray; it lies in /d
 STOP_SECONDS = 5  # that Ray gives a driver beyond its drain
 
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?0[xob][0-9a-fA-F_]+")
+_NO_TEXT = re.compile(r"[yYnN]|[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?0[xob][0-9a-fA-F_]+")
 _RAYJOB_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _QUEUE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
@@ -294,8 +294,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    """Quoted where another reader of YAML, kubectl's, would take it for a number, as `12345e67`, a part of a hash."""
-    style = "|" if "\n" in text else "'" if _NUMBER.fullmatch(text) else None
+    """Quoted where another reader of YAML, kubectl's, would take it for a number, as `12345e67`, a part of a hash, or
+    for yes or no."""
+    style = "|" if "\n" in text else "'" if _NO_TEXT.fullmatch(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

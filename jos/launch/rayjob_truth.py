@@ -17,6 +17,7 @@ from jos.core.commands import Reason
 from jos.launch import pods
 from jos.launch.base import DriverSeen, Waits
 from jos.launch.pods import Object
+from jos.launch.rayjob import kubernetes_name
 
 HEADLESS = timedelta(seconds=10)  # so long a running job may have no head pod that we know of: watches differ in pace
 IGNORED = timedelta(seconds=15)  # so long KubeRay may not look at a new RayJob before its owner is told what to check
@@ -47,8 +48,9 @@ class Evidence:
 
 
 def driver_name(rayjob: Object) -> str:
-    """What JOS calls the driver: Ray's submission id."""
-    return str(rayjob["spec"].get("jobId") or rayjob["metadata"]["name"])
+    """What JOS calls the driver: Ray's submission id. A copy that somebody made of a RayJob is not its driver."""
+    submission, name = str(rayjob["spec"].get("jobId") or ""), str(rayjob["metadata"]["name"])
+    return submission if kubernetes_name(submission) == name else name
 
 
 def truth(evidence: Evidence, now: datetime) -> DriverSeen:

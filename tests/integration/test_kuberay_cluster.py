@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from kuberay_lab import DRIVER, KUEUE, NAME, PIPELINE, Site, grant, job, looked,
 
 from jos.core.errors import ComputeFailed
 from jos.core.model import Gpu, Job, Pipeline, Resources
-from jos.launch.kube_api import KubeApi
+from jos.launch.kube_api import Change, Kind, KubeApi
 from jos.launch.kube_profile import KubeProfile
 from jos.launch.kuberay import KubeRay, rights
 from jos.launch.rayjob import rayjob
@@ -54,8 +57,8 @@ def test_a_server_that_has_forgotten_where_it_was_is_listed_again(site: Site) ->
             await asyncio.to_thread(site.cluster.server.up)
             gone = await state(launcher, f"jos-job_{2:026d}-1", "ended")
             assert "was deleted, and not by JOS" in gone.message
-            assert "The head pod" in (await state(launcher, DRIVER, "ended")).message
             assert launcher.api.calls["list rayjobs"] == 2
+            assert "The head pod" in (await state(launcher, DRIVER, "ended")).message
 
     asyncio.run(work())
 
@@ -110,6 +113,61 @@ def test_a_quiet_watch_does_not_fall_behind(site: Site, monkeypatch: pytest.Monk
             await launcher.start(job())
             await state(launcher, DRIVER, "starting")
             assert launcher.api.calls["list rayjobs"] == 1
+
+    asyncio.run(work())
+
+
+def cut(launcher: KubeRay, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Kinds whose streams bring nothing any more, as where something between here and there was lost without a word."""
+    deaf: set[str] = set()
+    hear = launcher.api.watch
+
+    @asynccontextmanager
+    async def watch(kind: Kind, *more: Any) -> AsyncIterator[AsyncIterator[Change]]:
+        async with hear(kind, *more) as changes:
+            yield (change async for change in changes if kind.plural not in deaf)
+
+    monkeypatch.setattr(launcher.api, "watch", watch)
+    return deaf
+
+
+def test_pods_that_a_silent_watch_does_not_tell_of_are_looked_for_before_a_driver_counts_as_lost(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jos.launch.rayjob_truth.HEADLESS", timedelta(seconds=0.2))
+
+    async def work() -> None:
+        async with site.launcher() as launcher:
+            deaf = cut(launcher, monkeypatch)
+            await launcher.start(job())
+            await state(launcher, DRIVER, "starting")
+            deaf.add("pods")
+            site.runs(NAME)
+            await state(launcher, DRIVER, "running")
+            await until(lambda: looked(launcher, launcher.api.calls["list pods"] >= 2))
+            await until(lambda: looked(launcher, len(launcher.cache.evidence(NAME).pods) == 1))
+            assert (await launcher.seen())[DRIVER].state == "running"
+            assert NAME in site.rayjobs
+            site.delete("pods", f"{NAME}-head")
+            site.status(NAME, "Running", "RUNNING", rayClusterName="another")  # of which there is no head indeed
+            await state(launcher, DRIVER, "ended")
+
+    asyncio.run(work())
+
+
+def test_a_head_that_was_deleted_for_a_suspension_is_no_loss_though_the_watch_of_rayjobs_is_silent(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with site.launcher() as launcher:
+            deaf = cut(launcher, monkeypatch)
+            await launcher.start(job())
+            site.runs(NAME)
+            await state(launcher, DRIVER, "running")
+            deaf.add("rayjobs")
+            site.cluster.objects.patch("rayjobs", NAMESPACE, NAME, {"spec": {"suspend": True}})
+            site.delete("pods", f"{NAME}-head")
+            assert (await state(launcher, DRIVER, "starting")).suspended
 
     asyncio.run(work())
 

@@ -172,6 +172,21 @@ def test_an_offer_that_kuberay_refuses_is_made_anew(site: Site, monkeypatch: pyt
     asyncio.run(work())
 
 
+def test_an_offer_that_was_withdrawn_is_made_again_as_soon_as_it_is_wanted(site: Site) -> None:
+    """As when an operator stops a queue and lets it go on: nobody has refused anything."""
+
+    async def work() -> None:
+        async with site.launcher(KUEUE) as launcher:
+            await launcher.offer(job(attempt=None), "t1")
+            await offered(launcher, False)
+            await launcher.withdraw(job().id)
+            await until(lambda: looked(launcher, not launcher.cache.rayjobs))
+            await launcher.offer(job(attempt=None), "t2")
+            assert (await offered(launcher, False)).token == "t2"
+
+    asyncio.run(work())
+
+
 def test_the_offer_of_the_next_attempt_counts_beside_what_is_left_of_the_last(site: Site) -> None:
     async def work() -> None:
         async with site.launcher(KUEUE) as launcher:

@@ -201,7 +201,8 @@ class Play:
         return made
 
     def _owned(self, workload: Object, name: str) -> Object:
-        return workload | {"metadata": workload["metadata"] | {"ownerReferences": [{"kind": "RayJob", "name": name}]}}
+        owner = {"kind": "RayJob", "name": name, "uid": f"uid-{name}"}
+        return workload | {"metadata": workload["metadata"] | {"ownerReferences": [owner]}}
 
     def _put(self, kind: str, thing: Object) -> None:
         self.launcher.cache.put(kind, thing)

@@ -137,6 +137,34 @@ def test_without_a_way_to_a_cluster_it_is_told_what_to_set(monkeypatch: pytest.M
         KubeApi.connect("jos")
 
 
+@pytest.mark.parametrize("command", ["no-such-program", "false"])
+def test_a_login_by_another_program_that_fails_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    """As the programs of clouds do, once nobody is logged in any more."""
+    login = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": command}
+    content = {
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"exec": login}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+
+    async def work() -> None:
+        api = KubeApi.connect("jos")
+        try:
+            for what in (apply, watch, lambda api: api.list(RAYJOB, {}), KubeApi.version):
+                with pytest.raises(ComputeFailed, match=command) as told:
+                    await what(api)
+                assert "Log in again" in str(told.value)
+        finally:
+            await api.close()
+
+    asyncio.run(work())
+
+
 def test_without_the_extra_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lightkube", None)
     with pytest.raises(BadRequest, match="needs lightkube") as told:

@@ -30,6 +30,10 @@ def pod(name: str, cluster: str = "c", kind: str = "head") -> dict[str, Any]:
     return {"metadata": {"name": name, "labels": {"ray.io/cluster": cluster, "ray.io/node-type": kind}}}
 
 
+def workload(name: str, owner: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "ownerReferences": [{"kind": "RayJob", "name": "r1", "uid": owner}]}}
+
+
 def test_a_thousand_rayjobs_take_some_megabytes() -> None:
     cache = Cache()
     tracemalloc.start()
@@ -69,7 +73,7 @@ def test_what_went_while_nobody_watched_is_found_by_the_next_list() -> None:
     cache.put(RAYJOBS, rayjob(2))
     cache.put(PODS, pod("h"))
     cache.put(PODS, pod("w", kind="worker"))
-    cache.put(WORKLOADS, {"metadata": {"name": "wl", "ownerReferences": [{"kind": "RayJob", "name": "r1"}]}})
+    cache.put(WORKLOADS, workload("wl", "u"))
     cache.replace(PODS, [pod("w", kind="worker")])
     evidence = cache.evidence("r1")
     assert [p["metadata"]["name"] for p in evidence.pods] == ["w"]
@@ -92,6 +96,24 @@ def test_a_rayjob_that_was_made_anew_under_its_name_is_another_one() -> None:
     cache.put(RAYJOBS, rayjob(1, "b"))
     assert [e.rayjob["metadata"]["uid"] for e in gone] == ["a"]
     assert cache.of_job("job_1") == ["r1"]
+
+
+def test_the_workload_of_a_rayjob_is_not_that_of_another_one_of_its_name_before() -> None:
+    """Which Kueue still holds admitted for a moment, and tells of last."""
+    cache = Cache()
+    cache.put(RAYJOBS, rayjob(1, "a"))
+    cache.put(WORKLOADS, workload("old", "a"))
+    cache.put(WORKLOADS, workload("new", "b"))  # the watches are not of one pace
+    cache.put(RAYJOBS, rayjob(1, "b"))
+    cache.put(WORKLOADS, workload("old", "a"))
+    found = cache.evidence("r1").workload
+    assert found is not None
+    assert found["metadata"]["name"] == "new"
+    cache.drop(WORKLOADS, workload("old", "a"))
+    assert cache.evidence("r1").workload is not None
+    cache.drop(WORKLOADS, workload("new", "b"))
+    assert cache.evidence("r1").workload is None
+    assert cache.size()[WORKLOADS] == 0
 
 
 def test_the_head_of_a_cluster_that_a_rayjob_has_left_is_not_its_dead_head() -> None:

@@ -32,6 +32,7 @@ def profile(**fields: Any) -> Any:
 def test_pods_that_are_told_redis_and_storage_are_fine() -> None:
     check_pods(Settings(**REAL), profile(**TOLD))
     check_pods(Settings(**REAL), profile(env_from=[{"secret": "jos"}]))
+    check_pods(Settings(**REAL), profile(**{**TOLD, "env": {"JOS_STORAGE": "s3://bucket/jos/"}}))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,13 @@ def test_pods_that_are_told_redis_and_storage_are_fine() -> None:
         ({"redis_url": None}, TOLD, "a Redis on a socket", "--redis-url"),
         ({"redis_url": "unix:///r.sock"}, TOLD, "a Redis on a socket", "JOS_REDIS_URL"),
         ({"storage": "/data"}, {"env_from": [{"secret": "jos"}]}, "do not see the folder /data", "--storage"),
+        (
+            {"storage": "s3://bucket/other"},
+            TOLD,
+            "in s3://bucket/jos, and this service in s3://bucket/other",
+            "the same",
+        ),
+        ({"storage": "/data"}, TOLD, "in s3://bucket/jos, and this service in /data", "the same JOS_STORAGE"),
         ({}, {}, "are not told JOS_REDIS_URL", "secret_env: {JOS_REDIS_URL: {secret: jos, key: redis-url}}"),
         (
             {},

@@ -400,7 +400,9 @@ def test_a_queue_that_cannot_be_a_local_queue_is_told_with_what_to_do(pipeline: 
 # --- YAML ---
 
 
-@pytest.mark.parametrize("text", ["12345e67", "1e5", "0o17", "0x1f", "3", "1.5", "yes", "null", "2026-11-25", "12:30"])
+@pytest.mark.parametrize(
+    "text", ["12345e67", "1e5", "0o17", "0x1f", "3", "1.5", "yes", "y", "N", "null", "2026-11-25", "12:30"]
+)
 def test_a_text_stays_a_text_for_every_reader_of_yaml(text: str) -> None:
     written = to_yaml([{"a": text}])
     assert written == f"---\na: '{text}'\n"

@@ -86,6 +86,13 @@ def test_why_a_job_waits_in_kueue_is_told_in_kueue_s_words() -> None:
     assert ("s3-high", f"{quota}, 1 more needed. Pending the preemption of 1 workload(s)") in said
 
 
+def test_a_copy_that_somebody_made_of_a_rayjob_is_not_taken_for_its_driver() -> None:
+    copy = rayjob("Running", "RUNNING")
+    copy["metadata"]["name"] = "jos-job-1-1-copy"
+    assert truth(Evidence(copy), NOW).name == "jos-job-1-1-copy"
+    assert truth(Evidence(rayjob("Running", "RUNNING")), NOW).name == "jos-job_1-1"
+
+
 def test_kueue_holds_capacity_from_its_admission_to_its_eviction() -> None:
     cache, told = Cache(), list[bool]()
     for _, kind, change, thing in changes("s3-kueue-preemption"):
