@@ -8,9 +8,10 @@ docs/console.md.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.responses import Response
 
@@ -46,19 +47,26 @@ works without it: see <a href="/docs">the API</a>.</p></html>
 
 
 @router.get("")
-async def page(request: Request) -> Response:
+async def page() -> Response:
     index = BUILT / "index.html"
     if not index.is_file():
         return HTMLResponse(_NOT_BUILT, 503)
     return FileResponse(index, media_type="text/html", headers={"Content-Security-Policy": _POLICY})
 
 
-@router.get("/{name}")
 @router.get("/assets/{name}")
-async def asset(name: str, request: Request) -> Response:
-    folder = BUILT / "assets" if "/assets/" in request.url.path else BUILT
-    found = folder / name
-    kind = _KINDS.get(found.suffix)
-    if kind is None or found.parent != folder or not found.is_file():
+async def asset(name: str) -> Response:
+    return _file(BUILT / "assets", name, _FOR_EVER)
+
+
+@router.get("/{name}")
+async def beside(name: str) -> Response:
+    return _file(BUILT, name, "no-cache")
+
+
+def _file(folder: Path, name: str, kept: str) -> Response:
+    """Compared with what lies there, so that no name leads elsewhere."""
+    kind = _KINDS.get(Path(name).suffix)
+    if kind is None or not folder.is_dir() or name not in os.listdir(folder):
         raise NotFound("There is no such file of the console.")
-    return FileResponse(found, media_type=kind, headers={"Cache-Control": _FOR_EVER if folder != BUILT else "no-cache"})
+    return FileResponse(folder / name, media_type=kind, headers={"Cache-Control": kept})
