@@ -107,7 +107,7 @@ function Inside({ leave }: { leave: () => void }) {
           ))}
         </nav>
         <Shade />
-        <button onClick={leave}>Sign out</button>
+        <button type="button" onClick={leave}>Sign out</button>
       </header>
       <main id="main" ref={main} tabIndex={-1}>
         <Page route={route} />

@@ -73,20 +73,20 @@ export function Drop({ label, done }: { label: string; done: (name: string) => v
             </small>
             {error ? (
               <>
-                <button class="small" onClick={() => start(file)}>
+                <button type="button" class="small" onClick={() => start(file)}>
                   Go on
                 </button>
                 {error instanceof ApiError && error.status === 409 && (
-                  <button class="small danger" onClick={() => replace(file)}>
+                  <button type="button" class="small danger" onClick={() => replace(file)}>
                     Replace
                   </button>
                 )}
-                <button class="small" onClick={() => forget(file)}>
+                <button type="button" class="small" onClick={() => forget(file)}>
                   Dismiss
                 </button>
               </>
             ) : (
-              <button class="small" onClick={() => stop.abort()}>
+              <button type="button" class="small" onClick={() => stop.abort()}>
                 Stop
               </button>
             )}

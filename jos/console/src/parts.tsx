@@ -54,16 +54,16 @@ export function Pager({ total, offset, limit, set, what }: { total: number; offs
       <span>
         {count(offset + 1)}–{count(Math.min(total, offset + limit))} of {count(total)}
       </span>
-      <button disabled={offset === 0} onClick={() => set(0)} aria-label={`First page of ${what}`}>
+      <button type="button" disabled={offset === 0} onClick={() => set(0)} aria-label={`First page of ${what}`}>
         «
       </button>
-      <button disabled={offset === 0} onClick={() => set(Math.max(0, offset - limit))} aria-label={`Previous page of ${what}`}>
+      <button type="button" disabled={offset === 0} onClick={() => set(Math.max(0, offset - limit))} aria-label={`Previous page of ${what}`}>
         ‹
       </button>
-      <button disabled={offset >= last} onClick={() => set(offset + limit)} aria-label={`Next page of ${what}`}>
+      <button type="button" disabled={offset >= last} onClick={() => set(offset + limit)} aria-label={`Next page of ${what}`}>
         ›
       </button>
-      <button disabled={offset >= last} onClick={() => set(last)} aria-label={`Last page of ${what}`}>
+      <button type="button" disabled={offset >= last} onClick={() => set(last)} aria-label={`Last page of ${what}`}>
         »
       </button>
     </nav>
@@ -97,7 +97,7 @@ export function Sure({ label, ask, act, danger = true, disabled = false }: { lab
   };
   return (
     <>
-      <button class={danger ? "danger" : ""} disabled={disabled} onClick={() => setOpen(true)}>
+      <button type="button" class={danger ? "danger" : ""} disabled={disabled} onClick={() => setOpen(true)}>
         {label}
       </button>
       {open && (
@@ -105,10 +105,10 @@ export function Sure({ label, ask, act, danger = true, disabled = false }: { lab
           <p>{ask}</p>
           <Problem error={error} />
           <p class="row">
-            <button class={danger ? "danger" : "primary"} disabled={busy} onClick={go}>
+            <button type="button" class={danger ? "danger" : "primary"} disabled={busy} onClick={go}>
               {label}
             </button>
-            <button onClick={close}>Back</button>
+            <button type="button" onClick={close}>Back</button>
           </p>
         </dialog>
       )}
@@ -128,7 +128,7 @@ export function Copy({ text, label = "Copy" }: { text: string; label?: string })
       () => say("Select it and copy"),
     );
   return (
-    <button class="small" onClick={copy} aria-live="polite">
+    <button type="button" class="small" onClick={copy} aria-live="polite">
       {said || label}
     </button>
   );

@@ -39,7 +39,7 @@ export function Preview({ source, close }: { source: Source; close: () => void }
     <section class="preview" aria-label={`Preview of ${source.name}`}>
       <p class="row">
         <strong>{source.name}</strong> <small>{bytes(source.bytes)}</small>
-        <button class="small" onClick={close}>
+        <button type="button" class="small" onClick={close}>
           Close preview
         </button>
       </p>

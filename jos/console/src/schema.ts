@@ -130,7 +130,7 @@ export function valueOf(field: Field, text: string): unknown {
 
 /** Names separated by commas or lines; those that hold a comma stand in quotes. */
 export function words(text: string): string[] {
-  return [...text.matchAll(/"([^"]*)"|([^,\n]+)/g)].map((found) => (found[1] ?? found[2] ?? "").trim()).filter(Boolean);
+  return [...text.matchAll(/\s*"([^"]*)"\s*|([^,\n]+)/g)].map((found) => (found[1] ?? found[2] ?? "").trim()).filter(Boolean);
 }
 
 export function textOf(kind: Kind, value: unknown): string {

@@ -51,7 +51,7 @@ export function FilesPage({ name }: { name: string | undefined }) {
                   <When time={file.created_at} />
                 </td>
                 <td class="row">
-                  <button class="small" aria-label={`Preview ${file.file_id}`} onClick={() => setSeen({ name: file.file_id, bytes: file.num_bytes })}>
+                  <button type="button" class="small" aria-label={`Preview ${file.file_id}`} onClick={() => setSeen({ name: file.file_id, bytes: file.num_bytes })}>
                     Preview
                   </button>
                   <Download file={file} />
@@ -67,10 +67,10 @@ export function FilesPage({ name }: { name: string | undefined }) {
         </table>
       )}
       <p class="pager">
-        <button disabled={before.length === 0} onClick={() => setBefore(before.slice(0, -1))}>
+        <button type="button" disabled={before.length === 0} onClick={() => setBefore(before.slice(0, -1))}>
           Newer
         </button>
-        <button disabled={!value?.next_cursor} onClick={() => value?.next_cursor && setBefore([...before, value.next_cursor])}>
+        <button type="button" disabled={!value?.next_cursor} onClick={() => value?.next_cursor && setBefore([...before, value.next_cursor])}>
           Older
         </button>
       </p>
@@ -105,7 +105,7 @@ function Download({ file }: { file: FileRecord }) {
   };
   return (
     <>
-      <button class="small" aria-label={`Download ${file.file_id}`} onClick={save}>
+      <button type="button" class="small" aria-label={`Download ${file.file_id}`} onClick={save}>
         Download
       </button>
       <Problem error={error} />

@@ -22,6 +22,7 @@ const MOST = 1000; // rows of one question
 
 export interface Live {
   story: Story;
+  later: JobEvent[] | null; // of the time line, while what lies before them is still asked for; null once it is there
   events: JobEvent[]; // that came since the page was opened, newest first
   partial: ReadonlyMap<string, number>; // input under way -> 0 to 1
   connection: Connection | "connecting";
@@ -29,7 +30,8 @@ export interface Live {
 }
 
 const KEPT = 500; // live events
-const QUIET: Live = { story: BEGINNING, events: [], partial: new Map(), connection: "connecting", turn: 0 };
+const TOLD_MOST = 20_000; // events that the time line is made of
+const QUIET: Live = { story: BEGINNING, later: [], events: [], partial: new Map(), connection: "connecting", turn: 0 };
 
 export function JobPage({ id }: { id: string }) {
   const path = `/batch/jobs/${encodeURIComponent(id)}`;
@@ -183,7 +185,11 @@ function useLive(path: string, id: string, run: number, changed: () => void): { 
       if (last.current === "") {
         const begun = await beginning(path, stop.signal);
         last.current = begun.cursor;
-        setLive((now) => ({ ...now, story: begun.story, partial: begun.partial }));
+        setLive((now) => ({ ...now, partial: begun.partial }));
+        before(path, begun.event, stop.signal).then(
+          (story) => setLive((now) => ({ ...now, story: told(story, now.later ?? []), later: null })),
+          (failed: Error) => stop.signal.aborted || setError(failed),
+        );
       }
       const state = (connection: Connection) => {
         if (connection === "over") flush();
@@ -201,19 +207,28 @@ function useLive(path: string, id: string, run: number, changed: () => void): { 
   return { live, error };
 }
 
-/** The state to go on from, and where in the stream that is. */
-async function beginning(path: string, signal: AbortSignal): Promise<{ cursor: string; story: Story; partial: Map<string, number> }> {
+/** Where in the stream to go on from, and the inputs under way there. */
+async function beginning(path: string, signal: AbortSignal): Promise<{ cursor: string; event: number; partial: Map<string, number> }> {
   const [events, entries] = await Promise.all([
     get<EventList>(`${path}/events`, { limit: 1 }, signal),
     get<ProgressList>(`${path}/progress`, { order: "desc", limit: 1 }, signal),
   ]);
-  const cursor = `e${events.events[0]?.id ?? 0}.p${entries.entries[0]?.id ?? 0}`;
-  const kinds = TOLD.map((event_type) => get<EventList>(`${path}/events`, { event_type, limit: 200 }, signal));
+  const event = events.events[0]?.id ?? 0;
   const inputs = await get<InputProgressList>(`${path}/inputs/progress`, { status: "processing", limit: MOST }, signal);
-  const found = (await Promise.all(kinds)).flatMap((list) => list.events);
   const partial = new Map<string, number>();
   for (const { input, latest_progress } of inputs.items) if (latest_progress) advanced(partial, input.id, latest_progress);
-  return { cursor, story: told(BEGINNING, found), partial };
+  return { cursor: `e${event}.p${entries.entries[0]?.id ?? 0}`, event, partial };
+}
+
+/** The time line up to this event, while the page is live already. Of very long logs the first and the last part. */
+async function before(path: string, event: number, signal: AbortSignal): Promise<Story> {
+  let story = BEGINNING;
+  for (let offset = 0; offset < event; offset += MOST) {
+    if (offset === MOST && event > TOLD_MOST) offset = event - TOLD_MOST;
+    const page = await get<EventList>(`${path}/events`, { order: "asc", offset, limit: Math.min(MOST, event - offset) }, signal);
+    story = told(story, page.events);
+  }
+  return story;
 }
 
 function advanced(partial: Map<string, number>, input: string, entry: Progress): void {
@@ -222,6 +237,8 @@ function advanced(partial: Map<string, number>, input: string, entry: Progress):
   if (percent >= 100) partial.delete(input);
   else partial.set(input, percent / 100);
 }
+
+const OF_TIME = new Set<string>(TOLD);
 
 export function heard(now: Live, messages: readonly Message[]): Live {
   const events: JobEvent[] = [];
@@ -239,7 +256,8 @@ export function heard(now: Live, messages: readonly Message[]): Live {
   return {
     ...now,
     partial,
-    story: told(now.story, events),
+    story: now.later ? now.story : told(now.story, events),
+    later: now.later && [...now.later, ...events.filter((one) => OF_TIME.has(one.event_type))],
     events: events.length ? [...events.reverse(), ...now.events].slice(0, KEPT) : now.events,
     turn: now.turn + 1,
   };

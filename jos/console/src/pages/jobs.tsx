@@ -57,7 +57,7 @@ export function JobsPage({ query }: { query: URLSearchParams }) {
         </fieldset>
       </div>
       <Problem error={error}>
-        <button onClick={again}>Try again</button>
+        <button type="button" onClick={again}>Try again</button>
       </Problem>
       {!value && !error && <p role="status">Loading…</p>}
       {value?.total === 0 && <Empty>{q || type || status.length ? "No job fits these filters." : "No job yet. Start one with New job."}</Empty>}

@@ -88,7 +88,7 @@ function Create({ done }: { done: () => void }) {
       <Problem error={error} />
       {made?.key && (
         <p class="made" role="status">
-          Shown this once: <code>{made.key}</code> <Copy text={made.key} /> <button class="small" onClick={() => setMade(null)}>Done</button>
+          Shown this once: <code>{made.key}</code> <Copy text={made.key} /> <button type="button" class="small" onClick={() => setMade(null)}>Done</button>
         </p>
       )}
     </>
