@@ -20,6 +20,13 @@ const browser = join(into, "chromium.bin");
 await pipeline(read("chromium.br"), createBrotliDecompress(), createWriteStream(browser));
 chmodSync(browser, 0o755);
 
+// the package's own looks for fonts in /tmp; without any the browser dies
+writeFileSync(
+  join(into, "fonts.conf"),
+  `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>${join(into, "fonts")}</dir><cachedir>${join(into, "fonts-cache")}</cachedir></fontconfig>
+`,
+);
 const start = join(into, "chromium");
 writeFileSync(
   start,

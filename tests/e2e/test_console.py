@@ -19,7 +19,6 @@ from browser_lab import BUILT, ROOT, Console, aside, missing
 from jobs_lab import Head
 from service_lab import Service
 
-from jos.core.commands import Preempt
 from jos.core.model import EventDraft, InputState, InputStatus, Level, ProgressDraft
 
 Window = Callable[..., Console]
@@ -114,7 +113,12 @@ def event(message: str, kind: str = "inference.success", **fields: Any) -> Event
 
 
 def progress(input_id: str, percent: float) -> ProgressDraft:
-    metrics = {"percent_complete": percent, "items_processed": int(percent), "items_total": 100, "success": int(percent)}
+    metrics = {
+        "percent_complete": percent,
+        "items_processed": int(percent),
+        "items_total": 100,
+        "success": int(percent),
+    }
     return ProgressDraft(kind="inference", input_id=input_id, metrics=metrics, created_at=datetime.now(UTC))
 
 
@@ -211,13 +215,21 @@ def hostile(api: Api) -> str:
     job = api.create(name, name=EVIL)
     api.admit(job)
     spec = api.get(f"/batch/jobs/{job}/inputs")["inputs"][0]
-    failed = InputState(input_id=spec["id"], status=InputStatus.FAILED, error_message=EVIL, completed_at=datetime.now(UTC))
+    failed = InputState(
+        input_id=spec["id"], status=InputStatus.FAILED, error_message=EVIL, completed_at=datetime.now(UTC)
+    )
     api.tell(job, events=[event(EVIL), event("", EVIL)], progress=[progress(spec["id"], 40)], inputs=[failed])
     api.call("POST", "/keys", 201, json={"name": EVIL})
     return job
 
 
-PAGES = ["#/jobs", "#/jobs/{job}", "#/new?pipeline=machine-state-classification", "#/pipelines", "#/pipelines/{pipeline}"]
+PAGES = [
+    "#/jobs",
+    "#/jobs/{job}",
+    "#/new?pipeline=machine-state-classification",
+    "#/pipelines",
+    "#/pipelines/{pipeline}",
+]
 PAGES += ["#/files", "#/queues", "#/keys", "#/new?clone={job}", "#/nothing"]
 
 
@@ -297,9 +309,7 @@ def test_files_go_up_again_are_looked_at_and_deleted(shared_api: Api, window: Wi
     page.get_by_text("1 rows × 2 columns").wait_for()
 
 
-def test_ten_thousand_events_and_a_thousand_inputs_open_at_once_and_stay_small(
-    shared_api: Api, window: Window
-) -> None:
+def test_ten_thousand_events_and_a_thousand_inputs_open_at_once_and_stay_small(shared_api: Api, window: Window) -> None:
     def make() -> str:
         job = shared_api.create(*[shared_api.upload("many.jsonl")] * 1000, name="very many")
         shared_api.admit(job)
@@ -318,10 +328,14 @@ def test_ten_thousand_events_and_a_thousand_inputs_open_at_once_and_stay_small(
     page.get_by_role("status").get_by_text("live", exact=True).wait_for()
     took = page.evaluate("performance.now()") - began
     print(f"the job page is live after {took:.0f} ms")
-    assert took < 6000  # 1,500 on a quiet machine; CI shares its two cores
+    assert took < 4000  # 1,500 on a quiet machine; in CI three suites share two cores
     assert page.locator("tr").count() < 200
     for seq in range(20, 30):
-        aside(lambda seq=seq: shared_api.tell(job, seq=seq + 1, events=[event(f"late {seq * 500 + n}") for n in range(500)]))
+        aside(
+            lambda seq=seq: shared_api.tell(
+                job, seq=seq + 1, events=[event(f"late {seq * 500 + n}") for n in range(500)]
+            )
+        )
     page.get_by_role("cell", name="late 14999").wait_for()
     assert page.locator("tr").count() < 200
 
@@ -344,6 +358,8 @@ def test_the_built_scripts_are_small_and_ask_nobody() -> None:
 def test_no_source_makes_html_of_text() -> None:
     sources = [*(ROOT / "jos" / "console" / "src").rglob("*.ts*"), ROOT / "jos" / "console" / "index.html"]
     assert len(sources) > 10
-    bad = re.compile(r"innerHTML|outerHTML|dangerouslySet|insertAdjacentHTML|document\.write|\beval\(|new Function|localStorage")
+    bad = re.compile(
+        r"innerHTML|outerHTML|dangerouslySet|insertAdjacentHTML|document\.write|\beval\(|new Function|localStorage"
+    )
     found = [f"{s.name}: {line.strip()}" for s in sources for line in s.read_text().splitlines() if bad.search(line)]
     assert [one for one in found if "jos.shade" not in one] == []
