@@ -59,7 +59,7 @@ $(CONSOLE): jos/console/node_modules/.made openapi.json jos/console/index.html $
 		{ cd tests/browser && npm ci --no-audit --no-fund --loglevel=error --ignore-scripts && node unpack.mjs ../../.browser; }
 
 screenshots: .venv/.test $(CONSOLE) .browser/chromium ## docs/screenshots/*.png, of the console at work
-	$(BIN)/python -m tests.browser.screenshots
+	$(BIN)/python tests/browser/screenshots.py
 
 test: .venv/.test $(if $(NPM),$(CONSOLE) .browser/chromium) ## all tests, short versions of the long ones
 	$(if $(NPM),cd jos/console && npm test --silent)

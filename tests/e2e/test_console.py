@@ -9,17 +9,16 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api_lab import Api
+from api_lab import Api, now
 from browser_lab import BUILT, ROOT, Console, aside, missing
 from jobs_lab import Head
 from service_lab import Service
 
-from jos.core.model import EventDraft, InputState, InputStatus, Level, ProgressDraft
+from jos.core.model import EventDraft, InputState, InputStatus, Level, Output, ProgressDraft, job_folder
 
 Window = Callable[..., Console]
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -109,7 +108,7 @@ def test_a_preempted_job_is_shown_as_such_and_finishes(service: Service, window:
 
 
 def event(message: str, kind: str = "inference.success", **fields: Any) -> EventDraft:
-    return EventDraft(event_type=kind, level=Level.INFO, message=message, created_at=datetime.now(UTC), **fields)
+    return EventDraft(event_type=kind, level=Level.INFO, message=message, created_at=now(), **fields)
 
 
 def progress(input_id: str, percent: float) -> ProgressDraft:
@@ -119,7 +118,7 @@ def progress(input_id: str, percent: float) -> ProgressDraft:
         "items_total": 100,
         "success": int(percent),
     }
-    return ProgressDraft(kind="inference", input_id=input_id, metrics=metrics, created_at=datetime.now(UTC))
+    return ProgressDraft(kind="inference", input_id=input_id, metrics=metrics, created_at=now())
 
 
 def test_a_wrong_key_is_told_and_the_right_one_is_in_no_url_and_no_storage(shared_api: Api, window: Window) -> None:
@@ -215,9 +214,7 @@ def hostile(api: Api) -> str:
     job = api.create(name, name=EVIL)
     api.admit(job)
     spec = api.get(f"/batch/jobs/{job}/inputs")["inputs"][0]
-    failed = InputState(
-        input_id=spec["id"], status=InputStatus.FAILED, error_message=EVIL, completed_at=datetime.now(UTC)
-    )
+    failed = InputState(input_id=spec["id"], status=InputStatus.FAILED, error_message=EVIL, completed_at=now())
     api.tell(job, events=[event(EVIL), event("", EVIL)], progress=[progress(spec["id"], 40)], inputs=[failed])
     api.call("POST", "/keys", 201, json={"name": EVIL})
     return job
@@ -307,6 +304,74 @@ def test_files_go_up_again_are_looked_at_and_deleted(shared_api: Api, window: Wi
     page.get_by_label("Upload files").set_input_files(tmp_path / "rows.csv")
     page.get_by_role("button", name="Replace").click()
     page.get_by_text("1 rows × 2 columns").wait_for()
+
+
+def test_an_upload_that_was_stopped_goes_on_with_what_is_missing(
+    shared_api: Api, window: Window, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.jsonl"
+    large.write_bytes((b'{"text": "' + b"a" * 1011 + b'"}\n') * 40_000)  # three parts
+    console = window(shared_api.url)
+    page = console.sign_in(shared_api.key, "#/files")
+    held: list[Any] = []
+    page.route(re.compile("/parts/[^/]+/[23]\\?"), lambda route: held.append(route))  # never let go on
+    with page.expect_response(re.compile("/parts/checkpoint$")):
+        page.get_by_label("Upload files").set_input_files(large)
+    page.get_by_text("17 MB of 41 MB").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop").wait_for(state="detached")
+    page.unroute_all()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "PUT" else None)
+    page.get_by_label("Upload files").set_input_files(large)
+    page.get_by_role("cell", name="large.jsonl", exact=True).wait_for()
+    assert sorted(re.findall(r"/(\d)\?", " ".join(sent))) == ["2", "3"]
+    with shared_api.http.stream("GET", "/v0.5/files/download/large.jsonl") as answer:
+        assert b"".join(answer.iter_bytes()) == large.read_bytes()
+
+
+def test_results_with_classes_and_curves_of_a_training_are_drawn(shared_api: Api, window: Window) -> None:
+    rows = b"time,Prediction\n" + b"".join(b"%d,%s\n" % (n, b"idle" if n < 30 else b"busy") for n in range(50))
+
+    def make() -> str:
+        job = shared_api.create(shared_api.upload("curves.csv", rows, "text/csv"), name="curves")
+        shared_api.admit(job)
+        key = "outputs/result.csv"
+        shared_api.service.storage.write(job_folder("org_a", job) + key, rows)
+        output = Output(
+            id="out_1", port="worker.results", input_id=None, filename="result.csv", key=key, num_bytes=len(rows),
+            sha256="", tasks=1, created_at=now(),
+        )  # fmt: skip
+        [source] = shared_api.get(f"/batch/jobs/{job}/inputs")["inputs"]
+        working = InputState(input_id=source["id"], status=InputStatus.PROCESSING)
+        shared_api.tell(
+            job, inputs=[working], outputs=[output], progress=[progress(source["id"], n) for n in (10, 40, 90)]
+        )
+        return job
+
+    def train() -> str:
+        body = shared_api.body("curves.csv", pipeline="quick-train", name="learns", pipeline_type="training")
+        job = str(shared_api.call("POST", "/batch/jobs", 201, json=body)["id"])
+        shared_api.admit(job)
+        steps = [
+            ProgressDraft(kind="training", step=n, metrics={"loss": 1 / n, "macro_f1": 1 - 1 / n}, created_at=now())
+            for n in range(1, 20)
+        ]
+        shared_api.tell(job, progress=steps)
+        return job
+
+    job, training = aside(make), aside(train)
+    console = window(shared_api.url)
+    page = console.sign_in(shared_api.key, f"#/jobs/{job}")
+    page.get_by_label("Items a second over time. inference: 90 done").locator("canvas").wait_for()
+    page.get_by_role("button", name="Preview result.csv").click()
+    page.get_by_text("50 predictions: idle 30, busy 20").wait_for()
+    page.get_by_label("Predictions over rows").locator("canvas").wait_for()
+    page.get_by_text("90%").first.wait_for()
+    assert console.accessible() == []
+    console.go(f"#/jobs/{training}")
+    page.get_by_text("After step 19: loss 0.0526, macro_f1 0.947").wait_for()
+    page.get_by_label("Scores over steps").locator("canvas").wait_for()
 
 
 def test_ten_thousand_events_and_a_thousand_inputs_open_at_once_and_stay_small(shared_api: Api, window: Window) -> None:

@@ -1,4 +1,5 @@
 // From what the API tells to what is drawn. Pure.
+import type { Table } from "./csv";
 import type { Progress, Traces } from "./wire";
 
 export interface Rates {
@@ -39,4 +40,28 @@ export function learning(entries: readonly Progress[], most: number): { x: numbe
     x: kept.map((entry) => entry.step!),
     metrics: names.map((name) => ({ name, values: kept.map((entry) => (typeof entry.metrics[name] === "number" ? (entry.metrics[name] as number) : null)) })),
   };
+}
+
+const MOST_CLASSES = 12;
+
+export interface Classes {
+  names: string[]; // in the order of their first row
+  rows: number[]; // row -> its class, by its place in `names`
+  counts: number[];
+}
+
+/** The predictions of a result file over its rows; null if it has none, or more classes than can be told apart. */
+export function classes(found: Table): Classes | null {
+  const column = found.header.indexOf("Prediction");
+  if (column < 0 || found.rows.length < 2) return null;
+  const names: string[] = [];
+  const counts: number[] = [];
+  const rows = found.rows.map((row) => {
+    const name = row[column] ?? "";
+    let at = names.indexOf(name);
+    if (at < 0) at = names.push(name) - 1;
+    counts[at] = (counts[at] ?? 0) + 1;
+    return at;
+  });
+  return names.length <= MOST_CLASSES ? { names, rows, counts } : null;
 }

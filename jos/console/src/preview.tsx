@@ -1,12 +1,16 @@
 // The beginning of a file, by a ranged request: a CSV as a table, other text as text.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { ask, onThisOrigin, refusal } from "./api";
 import { table } from "./csv";
-import { bytes } from "./format";
+import { classes } from "./curves";
+import { bytes, count } from "./format";
 import { Problem } from "./parts";
+import { Plot } from "./plot";
 
 const HEAD = 65_536; // bytes that are read
 const ROWS = 20;
+const LONG = 2_000_000; // bytes that are read of results, whose predictions are drawn
+const MOST_ROWS = 50_000;
 
 export interface Source {
   name: string;
@@ -14,9 +18,9 @@ export interface Source {
   link?: string; // signed, needs no key
 }
 
-export async function head(source: Source, signal?: AbortSignal): Promise<string> {
+export async function head(source: Source, signal?: AbortSignal, most = HEAD): Promise<string> {
   if (source.bytes === 0) return "";
-  const headers = { Range: `bytes=0-${HEAD - 1}` };
+  const headers = { Range: `bytes=0-${most - 1}` };
   if (source.link === undefined) return (await ask(`/files/download/${encodeURIComponent(source.name)}`, { headers, signal })).text();
   const link = onThisOrigin(source.link);
   if (link === null) throw new Error("This file lies in an object store that this page does not ask. Download it to look at it.");
@@ -46,6 +50,7 @@ export function Preview({ source, close }: { source: Source; close: () => void }
       <Problem error={error} />
       {text === null && !error && <p role="status">Loading…</p>}
       {text === "" && <p>The file is empty.</p>}
+      {text && source.link && /^[^\n]*\bPrediction\b/.test(text) && <Predictions source={source} />}
       {text && (/\.(csv|tsv)$/i.test(source.name) ? <Rows text={text} whole={source.bytes <= HEAD} /> : <Plain text={text} whole={source.bytes <= HEAD} />)}
     </section>
   );
@@ -76,6 +81,29 @@ export function Rows({ text, whole, rows = ROWS }: { text: string; whole: boolea
         </tbody>
       </table>
     </div>
+  );
+}
+
+/** Which class was predicted along the rows of a result. */
+function Predictions({ source }: { source: Source }) {
+  const [text, setText] = useState("");
+  useEffect(() => {
+    const stop = new AbortController();
+    head(source, stop.signal, LONG).then(setText, () => undefined); // what went wrong, the preview has said
+    return () => stop.abort();
+  }, [source.name, source.link]);
+  const found = useMemo(() => (text ? classes(table(text, MOST_ROWS, source.bytes <= LONG)) : null), [text]);
+  const drawn = useMemo(() => (found ? { x: found.rows.map((_, at) => at), curves: [{ name: "prediction", values: found.rows }] } : null), [found]);
+  if (!found || !drawn) return null;
+  const words = found.names.map((name, at) => `${name} ${count(found.counts[at]!)}`).join(", ");
+  return (
+    <>
+      <p>
+        {source.bytes > LONG && "Of the first "}
+        {count(found.rows.length)} predictions: {words}
+      </p>
+      <Plot {...drawn} time={false} steps={found.names} label={`Predictions over rows: ${words}`} />
+    </>
   );
 }
 

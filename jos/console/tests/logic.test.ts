@@ -4,7 +4,7 @@ import { onThisOrigin, withQuery } from "../src/api";
 import { curl, python, yaml, type Request } from "../src/compose";
 import { checksum, crc32c } from "../src/crc32c";
 import { table } from "../src/csv";
-import { learning, rates } from "../src/curves";
+import { classes, learning, rates } from "../src/curves";
 import { bytes, duration, eta, sampled, type Sample } from "../src/format";
 import { configOf, fields, jsonPath, placed, valueOf, words } from "../src/schema";
 import { BEGINNING, told } from "../src/story";
@@ -183,4 +183,11 @@ test("links to another origin are not asked for; JOS's own are, under whatever n
   expect(onThisOrigin("https://bucket.s3.example/a", here)).toBeNull();
   expect(onThisOrigin("http://[", here)).toBeNull();
   expect(withQuery("/x", { a: ["1", "2"], b: undefined, c: "" })).toBe("/x?a=1&a=2");
+});
+
+test("predictions are told by class, unless there are too many to tell apart", () => {
+  const found = table("time,Prediction\n0,idle\n1,busy\n2,idle\n", 10, true);
+  expect(classes(found)).toEqual({ names: ["idle", "busy"], rows: [0, 1, 0], counts: [2, 1] });
+  expect(classes({ header: ["Prediction"], rows: Array.from({ length: 40 }, (_, n) => [String(n)]) })).toBeNull();
+  expect(classes(table("a,b\n1,2\n3,4\n", 10, true))).toBeNull();
 });

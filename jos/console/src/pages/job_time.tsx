@@ -25,6 +25,16 @@ export function TimeLine({ story, end }: { story: Story; end: number }) {
           <span>{clock(new Date(end).toISOString())}</span>
         </small>
       </div>
+      <p class="legend">
+        {["waiting", "admitted", "running", "leaving"].map((state) => (
+          <small key={state}>
+            <svg viewBox="0 0 10 10" width="10" height="10" aria-hidden="true">
+              <rect class={`span ${state}`} width="10" height="10" />
+            </svg>{" "}
+            {{ waiting: "waits", admitted: "starts", running: "runs", leaving: "leaves, or an index is lost" }[state]}
+          </small>
+        ))}
+      </p>
       {lanes.length > SHOWN && <p>{lanes.length - SHOWN} more indexes are not drawn.</p>}
       {lives > 0 && <p>{lives === 1 ? "One index was lost; its work was given out again." : `Indexes were lost ${lives} times; their work was given out again.`}</p>}
     </section>
