@@ -38,6 +38,17 @@ def service(tmp_path_factory: pytest.TempPathFactory, ray_jobs: Head) -> Iterato
         one.close()
 
 
+@pytest.fixture(scope="module")
+def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """As elsewhere, but started aside: an open browser has an event loop in this thread."""
+    one = Api(tmp_path_factory.mktemp("api"))
+    try:
+        aside(one.start)
+        yield one
+    finally:
+        aside(one.close)
+
+
 def records(count: int) -> bytes:
     return b"".join(json.dumps({"text": f"line {n}"}).encode() + b"\n" for n in range(count))
 
@@ -63,18 +74,17 @@ def test_from_a_file_to_its_result_and_through_a_death_of_the_api(
     page.get_by_label("Upload files for worker.data").set_input_files(tmp_path / "day.jsonl")
     page.get_by_role("listitem").get_by_text("day.jsonl").wait_for()
     page.get_by_label("Name", exact=True).fill("from the console")
-    page.get_by_label("seconds", exact=True).fill("0.02")
+    page.get_by_label("seconds", exact=True).fill("0.1")
     page.get_by_label("span_records", exact=True).fill("4")
     page.get_by_role("button", name="Start the job").click()
     job = job_id(console)
-    status(console, "RUNNING")
     page.get_by_role("status").get_by_text("live", exact=True).wait_for()
+    status(console, "RUNNING")
 
     service.api.kill()
     page.get_by_text("connection lost").wait_for()
     service.api.start()
     service.wait_ready()
-    page.get_by_role("status").get_by_text("live", exact=True).wait_for()
 
     status(console, "COMPLETED")
     page.get_by_text("1 of 1 inputs completed").wait_for()

@@ -77,7 +77,7 @@ class Console:
         self.page.goto(f"/console{place}")
         self.page.get_by_label("API key").fill(key)
         self.page.get_by_role("button", name="Sign in").click()
-        self.page.get_by_role("navigation", name="Pages").wait_for()
+        self.page.get_by_role("navigation", name="Pages", exact=True).wait_for()
         return self.page
 
     def go(self, place: str) -> None:
