@@ -37,6 +37,7 @@ def submit(service: Service, pipeline: str, **changes: Any) -> str:
 
 def take(console: Console, name: str) -> None:
     console.page.wait_for_load_state("networkidle") if "job" not in name else console.page.wait_for_timeout(700)
+    console.page.evaluate("scrollTo(0, 0)")
     console.page.screenshot(path=INTO / f"{name}.png")
     print(f"docs/screenshots/{name}.png")
 
