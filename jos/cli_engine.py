@@ -20,10 +20,11 @@ from rich.table import Table
 from jos import profiles
 from jos.core.errors import BadRequest, ComputeFailed
 from jos.core.model import Checkpoint, Job, JobRequest, Status
-from jos.display import Watch, metrics_line, summary
+from jos.display import Watch, summary
 from jos.finetune import CLASSIFY
 from jos.request import from_options, read_request
 from jos.settings import Settings
+from jos.shown.look import metrics_line
 from jos.terminal import (
     EXIT_FAILED,
     EXIT_FAULT,

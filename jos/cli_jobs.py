@@ -32,9 +32,10 @@ from jos.cli_engine import (
 from jos.cli_where import dump, somewhere
 from jos.core.errors import BadRequest, NotFound
 from jos.core.model import JobRequest, Status
-from jos.display import event_line, metrics_line, summary
+from jos.display import event_line, summary
 from jos.request import named, parse_request, port_name, read_yaml, set_option
 from jos.settings import Settings
+from jos.shown.look import metrics_line
 from jos.terminal import (
     EXIT_FAILED,
     EXIT_UNFINISHED,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -56,6 +56,11 @@ def up(
     ray_address: Annotated[
         str | None, typer.Option(help="http://HOST:8265, the dashboard of a Ray cluster; default: a Ray of its own.")
     ] = None,
+    launcher: Annotated[
+        Literal["ray_jobs", "kuberay"] | None,
+        typer.Option(help="kuberay: drivers as RayJobs on Kubernetes, and no Ray here; default: ray_jobs."),
+    ] = None,
+    kube: Annotated[Path | None, typer.Option(help="With kuberay: the YAML file that says how pods are made.")] = None,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="Of its own Ray; default: all.")] = None,
     home: Annotated[Path | None, typer.Option(help="The folder of all its state; default: JOS_HOME or ~/.jos.")] = None,
     as_json: AsJson = False,
@@ -63,7 +68,7 @@ def up(
     """Run the whole service on this machine until Ctrl-C: Valkey, Ray, the API and the controller."""
     from jos import up as service
 
-    settings = _settings(api_host=host, redis_url=redis_url, storage=storage, home=home)
+    settings = _settings(api_host=host, redis_url=redis_url, storage=storage, home=home, launcher=launcher, kube=kube)
     dashboard = ray_address or settings.ray_dashboard
     if dashboard is not None and "://" not in dashboard:
         dashboard = f"http://{dashboard}"
@@ -122,7 +127,7 @@ def api(host: Host = None, port: Port = None) -> None:
 
 
 def controller() -> None:
-    """Run one controller alone; any number may run, one leads. It needs JOS_RAY_DASHBOARD."""
+    """Run one controller alone; any number may run, one leads. It needs JOS_RAY_DASHBOARD, or JOS_LAUNCHER=kuberay."""
     from jos.controller.__main__ import main
     from jos.up_child import leave_with_parent
 

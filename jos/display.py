@@ -1,12 +1,12 @@
 """What `jos run` shows while a job works: events as they come, one bar for all tasks, one line per index.
 
-May import: rich, jos.core, jos.engine. Tests: tests/unit/test_display.py, tests/e2e.
+May import: rich, jos.core, jos.engine, jos.shown. Tests: tests/unit/test_display.py, tests/e2e.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jos.core.model import Event, Job, Level, Progress, Status
+from jos.shown.look import duration, metrics_line
 
 if TYPE_CHECKING:
     from jos import wire
@@ -43,11 +44,6 @@ def event_line(event: Event | wire.Event) -> Text:
     )
 
 
-def metrics_line(metrics: Mapping[str, Any]) -> str:
-    """`loss 0.1234  macro_f1 0.9876`: numbers of a training, in the order of their names."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()) if isinstance(value, int | float))
-
-
 class Pace:
     """Which progress entries of a training are worth a line: each span of steps has one, and there are many."""
 
@@ -66,15 +62,6 @@ class Pace:
         return Text.assemble(
             (when, "dim"), (f"{entry.kind:<20} ", "default"), f"step {entry.step}  {metrics_line(entry.metrics)}"
         )
-
-
-def duration(seconds: float | None) -> str:
-    """75.2 -> 1:15."""
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def frame(job: Job, live: dict[str, Any], elapsed: float) -> Group:

@@ -12,16 +12,23 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from jos.core.errors import JosError
+from jos.launch.kube_profile import KubeProfile, read_profile
+from jos.launch.open import check_pods
+from jos.launch.outside import has_password
 from jos.settings import Settings
 from jos.storage import open_storage, probe
 from jos.store.redis import Store
 from jos.wiring import open_registry
+
+if TYPE_CHECKING:
+    from jos.launch.kube_api import Kind, KubeApi
 
 LITTLE_DISK = 5 << 30
 LITTLE_SHM = 1 << 30
@@ -38,14 +45,19 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which a job would need the things."""
     checks: list[Callable[[Settings], Iterator[Finding]]] = [_python, _redis, _storage, _ray, _gpu, _torch, _pipelines]
+    if settings.launcher == "kuberay":
+        checks.append(_kubernetes)
     return [finding for check in checks for finding in _guarded(check, settings)]
 
 
 def _guarded(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
+    found: list[Finding] = []
     try:
-        return list(check(settings))
+        for finding in check(settings):
+            found.append(finding)  # what was found before it fails counts
     except JosError as error:
-        return [Finding(check.__name__.strip("_"), "fail", error.message, error.suggestion or "")]
+        found.append(Finding(check.__name__.strip("_"), "fail", error.message, error.suggestion or ""))
+    return found
 
 
 def _python(_settings: Settings) -> Iterator[Finding]:
@@ -59,8 +71,14 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             await store.ping()
 
     asyncio.run(ping())
-    where = settings.redis_url or f"embedded, data in {settings.redis_dir}"
-    yield Finding("redis", "ok", f"answers ({where})")
+    yield Finding("redis", "ok", f"answers ({_where(settings)})")
+
+
+def _where(settings: Settings) -> str:
+    """Without the password that its URL may hold."""
+    if settings.redis_url is None:
+        return f"embedded, data in {settings.redis_dir}"
+    return f"at {urlsplit(settings.redis_url).hostname}" if has_password(settings.redis_url) else settings.redis_url
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:
@@ -123,3 +141,60 @@ def _pipelines(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "pipelines", "ok" if found else "warn", ", ".join(f"{p.pipeline_key} {p.pipeline_version}" for p in found)
     )
+
+
+def _kubernetes(settings: Settings) -> Iterator[Finding]:
+    """Whether RayJobs of ours could be made there now. Of KubeRay's version only its CRDs can be seen, so one RayJob
+    with all the fields that JOS writes is made dry."""
+    profile = read_profile(settings.kube)
+    where = str(settings.kube) if settings.kube else "defaults"
+    yield Finding(
+        "profile", "ok", f"{where}: namespace {profile.namespace}, image {profile.image}, by {profile.admission}"
+    )
+    yield from asyncio.run(_examine_cluster(profile))
+    check_pods(settings, profile)
+    yield Finding("pods' settings", "ok", "drivers in pods are told which Redis and storage")
+
+
+async def _examine_cluster(profile: KubeProfile) -> list[Finding]:
+    from jos.launch.kube_api import RAYJOB, KubeApi
+    from jos.launch.kuberay import probe as sample
+    from jos.launch.kuberay import rights
+
+    api = KubeApi.connect(profile.namespace)
+    try:
+        found = [Finding("kubernetes", "ok", f"{api.server} answers, {await api.version()}")]
+        lacking = [
+            f"{verb} {kind.full}"
+            for kind, verbs in rights(profile).items()
+            for verb in sorted(verbs)
+            if not await api.may(verb, kind)
+        ]
+        advice = "k8s/base holds the Role that JOS needs." if lacking else ""
+        told = f"lacks: {', '.join(lacking)}" if lacking else f"all that JOS needs in namespace {profile.namespace}"
+        found.append(Finding("rights", "fail" if lacking else "ok", told, advice))
+        for kind in rights(profile):
+            found += await _guarded_await(f"{kind.owner}: {kind.plural}", _listed(api, kind))
+        made = api.apply(RAYJOB, sample(profile), dry_run=True)
+        return found + await _guarded_await(
+            "a RayJob, made dry", _said(made, "accepted, with every field of KubeRay 1.7")
+        )
+    finally:
+        await api.close()
+
+
+async def _listed(api: KubeApi, kind: Kind) -> str:
+    things, _ = await api.list(kind, {"app.kubernetes.io/managed-by": "jos"} if kind.owner != "Kueue" else {})
+    return f"{len(things)} there"
+
+
+async def _said(call: Awaitable[None], what: str) -> str:
+    await call
+    return what
+
+
+async def _guarded_await(name: str, check: Awaitable[str]) -> list[Finding]:
+    try:
+        return [Finding(name, "ok", await check)]
+    except JosError as error:
+        return [Finding(name, "fail", error.message, error.suggestion or "")]

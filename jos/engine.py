@@ -130,12 +130,14 @@ class Engine:
     # --- events ---
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000, **filters: Any) -> tuple[int, list[Event]]:
-        """Oldest first."""
-        return self._thread.call(self.parts.store.events(job_id, after=after, limit=limit, order="asc", **filters))
+        """Oldest first, unless `order` is `desc`. Filters: level, event_type, input_id."""
+        wanted = {"order": "asc", **filters}
+        return self._thread.call(self.parts.store.events(job_id, after=after, limit=limit, **wanted))
 
-    def progress(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Progress]:
-        """Oldest first."""
-        return self._thread.call(self.parts.store.progress(job_id, after=after, limit=limit, order="asc"))[1]
+    def progress(self, job_id: str, after: int = 0, limit: int = 1000, **filters: Any) -> list[Progress]:
+        """Oldest first, unless `order` is `desc`. Filters: kind, input_id."""
+        wanted = {"order": "asc", **filters}
+        return self._thread.call(self.parts.store.progress(job_id, after=after, limit=limit, **wanted))[1]
 
     def follow(self, job_id: str, after: int = 0, wait_ms: int = 500) -> Iterator[list[Event | Progress]]:
         """Events and progress entries as they come; an empty list when nothing came for a while."""

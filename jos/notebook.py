@@ -1,27 +1,35 @@
 """`jos.run(...)` for notebooks and scripts: start a job, watch it, get its results as a DataFrame.
 
-May import: jos.engine. Tests: tests/e2e/test_doors.py.
+May import: jos.engine, jos.shown, jos.api.traces. Tests: tests/e2e/test_doors.py, tests/e2e/test_notebook.py.
 """
 
 from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
-from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tqdm.auto import tqdm
-
-from jos.core.errors import ComputeFailed, Conflict, JosError
-from jos.core.model import Event, Output, Status, job_folder
+from jos import wire
+from jos.api.traces import Trace
+from jos.core.errors import ComputeFailed, Conflict, JosError, NotFound
+from jos.core.model import Checkpoint, Event, InputState, Output, Progress, Status, job_folder
 from jos.core.model import Job as Record
 from jos.engine import Engine
 from jos.launch.local import LocalDriver
+from jos.registry import component_id, pipeline_id
 from jos.request import build
 from jos.settings import Settings
+from jos.shown import plots
+from jos.shown.frames import frame_of
+from jos.shown.handle import Shown
+from jos.shown.look import TAIL, InputLine, Look, brief, tasks
+from jos.shown.pipeline import Pipeline, chosen, together
+from jos.shown.watching import bar, detachable, in_kernel
+from jos.wiring import open_registry
 
 if TYPE_CHECKING:
     import pandas
@@ -76,7 +84,38 @@ def run(
     return Job(job.id, own, own.start(job.id))
 
 
-class Job:
+def pipelines(settings: Settings | None = None) -> list[Pipeline]:
+    """What `jos.run` can run; each shows its ports, versions and settings."""
+    registry = open_registry(settings or Settings())
+    found = []
+    for one in registry.list():
+        key, version = one.pipeline_key, one.pipeline_version
+        at = registry.changed_at(key, version)
+        found.append(
+            wire.Pipeline(
+                id=pipeline_id(key, version),
+                components={name: component_id(key, version, name) for name in one.default_config},
+                edges=[edge.model_dump(by_alias=True) for edge in one.edges],
+                org_id=None,
+                created_at=at,
+                updated_at=at,
+                **one.model_dump(mode="json", exclude={"edges"}),
+            )
+        )
+    return together(found)
+
+
+def pipeline(key: str, version: str | None = None, *, settings: Settings | None = None) -> Pipeline:
+    """The latest published version, unless one is named. Raises NotFound."""
+    found = chosen(pipelines(settings), key, version)
+    if found is None:
+        raise NotFound(
+            f"there is no pipeline {key} {version or ''}".rstrip() + ".", suggestion="jos.pipelines() lists them."
+        )
+    return found
+
+
+class Job(Shown):
     """A handle on one job. `jos.Job(job_id)` takes up a job of another process."""
 
     def __init__(self, job_id: str, on: Engine | None = None, driver: LocalDriver | None = None) -> None:
@@ -85,7 +124,7 @@ class Job:
         self._driver = driver
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} {self.status}>"
+        return brief(self.record)
 
     @property
     def record(self) -> Record:
@@ -116,29 +155,95 @@ class Job:
     def inputs(self) -> list[dict[str, Any]]:
         return self._engine.inputs(self.id)
 
+    def checkpoints(self) -> list[Checkpoint]:
+        """Of a training job, by step: the last is the best. Its `id` is an input of another job."""
+        return self._engine.checkpoints(self.id)
+
+    def download(self, folder: str | Path = ".") -> list[Path]:
+        """All outputs as files in `folder`; each complete or not there at all."""
+        return [self._engine.download(self.id, output, Path(folder).expanduser()) for output in self.outputs()]
+
+    # --- looking at it ---
+
+    @property
+    def _comeback(self) -> str:
+        return f'jos.Job("{self.id}").wait()'
+
+    def look(self) -> Look:
+        record, live = self.record, self.progress
+        lines = [_line(row) for row in self.inputs() if row["status"] != "reference"]
+        counts = {name: sum(line.status == name for line in lines) for name in _STATES}
+        done, total = tasks(lines, whole=True)
+        latest: dict[str, Any] = {}
+        if record.pipeline_type == "training":
+            steps = self._engine.progress(self.id, limit=1, kind="training", order="desc")
+            done, total = (steps[0].step or 0) if steps else 0, None
+            latest = steps[0].metrics if steps else {}
+        return Look(
+            job=record,
+            comeback=self._comeback,
+            counts=counts,
+            inputs=lines,
+            events=self._engine.events(self.id, limit=TAIL, order="desc")[1][::-1],
+            done=done,
+            total=total,
+            rate=live.get("tasks_per_second"),
+            latest=latest,
+            at=datetime.now(UTC),
+        )
+
+    def entries(self, *, kind: str | None = None) -> list[Progress]:
+        """All progress entries, oldest first."""
+        found: list[Progress] = []
+        while more := self._engine.progress(self.id, after=found[-1].id if found else 0, kind=kind):
+            found.extend(more)
+        return found
+
+    def _steps(self) -> list[Progress]:
+        return self.entries(kind="training")
+
+    def _curve(self) -> plots.Curve:
+        trace, record = Trace(), self.record
+        for entry in self.entries():
+            trace.add(entry)
+        seconds, _, points = trace.points(record.started_at or record.created_at, list[InputState](), plots.BUCKETS)
+        return plots.curve_of(points, seconds)
+
+    # --- waiting for it ---
+
     def wait(self, timeout: float | None = None, *, progress: bool = True, check: bool = True) -> Self:
         """Blocks until the job is over. Raises TimeoutError; and unless `check` is false, JobFailed when it did not
-        complete. Interrupting (Ctrl-C, kernel stop) leaves the job running."""
+        complete. Interrupting it (Ctrl-C, a notebook's stop) raises Detached and leaves the job running.
+
+        progress: a live page in a notebook, a bar elsewhere."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with tqdm(total=None, unit=" tasks", desc=self.id[:12], disable=not progress) as bar:
-            while True:
-                record = self.record
-                self._show(bar, record)
-                if record.status.terminal:
-                    break
-                self._check_driver(record)
-                if deadline is not None and time.monotonic() > deadline:
-                    raise TimeoutError(f"job {self.id} is still {record.status} after {timeout:g} s")
-                time.sleep(0.2)
+        with detachable(self.id, self._comeback):
+            if progress and in_kernel():
+                with self._watched() as cell:
+                    record = self._wait(timeout, deadline, lambda record: cell.show(last=record.status.terminal))
+            else:
+                with bar(total=None, unit=" tasks", desc=self.id[:12], disable=not progress) as shown:
+                    record = self._wait(timeout, deadline, lambda record: self._show(shown, record))
         if check and record.status is not Status.COMPLETED:
             raise JobFailed(self._why(record), suggestion=f"jos.Job({self.id!r}).resume() goes on where it ended.")
         return self
 
-    def _show(self, bar: Any, record: Record) -> None:
+    def _wait(self, timeout: float | None, deadline: float | None, show: Callable[[Record], None]) -> Record:
+        while True:
+            record = self.record
+            show(record)
+            if record.status.terminal:
+                return record
+            self._check_driver(record)
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {self.id} is still {record.status} after {timeout:g} s")
+            time.sleep(0.2)
+
+    def _show(self, shown: Any, record: Record) -> None:
         now = self.progress
-        bar.total = now.get("items_total") if now.get("planned") else None
-        bar.set_postfix_str(str(record.status), refresh=False)
-        bar.update(max(0, now.get("items_processed", 0) - bar.n))
+        shown.total = now.get("items_total") if now.get("planned") else None
+        shown.set_postfix_str(str(record.status), refresh=False)
+        shown.update(max(0, now.get("items_processed", 0) - shown.n))
 
     def _check_driver(self, record: Record) -> None:
         """A driver that died without a word leaves the record RUNNING: say so instead of waiting for ever."""
@@ -183,16 +288,22 @@ class Job:
         return self
 
     def to_pandas(self) -> pandas.DataFrame:
-        """All outputs as one DataFrame, in the order of the inputs, with the column `input_file`."""
-        import pandas
-
+        """All outputs as one DataFrame, in the order of the inputs, with the column `input_file`. Raises BadRequest
+        without pandas."""
         names = {i["id"]: i["filename"] for i in self.inputs()}
-        folder = job_folder(self.record.org_id, self.id)
-        frames = []
-        for output in self.outputs():
-            data = BytesIO(self._engine.storage.read(folder + output.key))
-            lines = output.filename.endswith(".jsonl")
-            frame = pandas.read_json(data, lines=True) if lines else pandas.read_csv(data)
-            frame.insert(0, "input_file", names.get(output.input_id or "", ""))
-            frames.append(frame)
-        return pandas.concat(frames, ignore_index=True) if frames else pandas.DataFrame()
+        folder, read = job_folder(self.record.org_id, self.id), self._engine.storage.read
+        return frame_of((names.get(o.input_id or "", ""), o.filename, read(folder + o.key)) for o in self.outputs())
+
+
+_STATES = ("pending", "processing", "completed", "failed")
+
+
+def _line(row: Mapping[str, Any]) -> InputLine:
+    return InputLine(
+        name=row["filename"],
+        status=row["status"],
+        done=row.get("done", 0),
+        total=row.get("tasks"),
+        failed=row.get("failed", 0),
+        error=row.get("error_message") or "",
+    )

@@ -6,6 +6,7 @@ May import: pydantic-settings. Tests: tests/unit/test_docs.py. For people: docs/
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -42,6 +43,14 @@ class Settings(BaseSettings):
     ray_dashboard: str | None = Field(
         default=None, description="http://host:8265 of the cluster that the controller submits drivers to"
     )
+    launcher: Literal["ray_jobs", "kuberay"] = Field(
+        default="ray_jobs",
+        description="how drivers are started: as Ray Jobs on a cluster that runs (JOS_RAY_DASHBOARD), or each with a "
+        "cluster of its own, as a RayJob on Kubernetes",
+    )
+    kube: Path | None = Field(
+        default=None, description="with the launcher kuberay: a YAML file that says how pods are made"
+    )
     warm_drivers: int = Field(
         default=1, description="spare drivers that wait for a job, so that short jobs start at once"
     )
@@ -54,8 +63,11 @@ class Settings(BaseSettings):
         "their values can be seen in the Ray dashboard; `jos up` adds those that drivers need and that hold no secret, "
         "but for names with a minus before them",
     )
-    start_timeout: float = Field(
-        default=120, gt=0, description="seconds for an admitted job's driver to come up; more where images are pulled"
+    start_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds for an admitted job's driver to come up; default: 120, and on Kubernetes a minute more "
+        "than its pods may take",
     )
     controller_host: str = Field(default="127.0.0.1", description="where the controller's /metrics and /healthz listen")
     controller_port: int = Field(default=0, description="their port; 0: they are not served")

@@ -27,6 +27,8 @@ from jos import profiles
 from jos.controller import leadership
 from jos.core.errors import ComputeFailed, Conflict, JosError
 from jos.launch import outside, ray_head
+from jos.launch.kube_profile import read_profile
+from jos.launch.open import check_pods, open_launcher, reach
 from jos.settings import Settings
 from jos.store import embedded, lease
 from jos.store.connection import Connection
@@ -128,7 +130,7 @@ class Service:
         self._start_ray()
         if stop.is_set():
             return None
-        self.settings = self.settings.model_copy(update={"ray_dashboard": self.dashboard})
+        self.settings = self.settings.model_copy(update={"ray_dashboard": self.dashboard or None})
         self.controller = self._child("controller", "controller")
         self.controller.start()
         if not self._await_ready(url, stop):
@@ -144,6 +146,11 @@ class Service:
     def _outside(self) -> dict[str, Any]:
         """What is set otherwise where drivers run on a Ray that is not ours. Raises BadRequest if they cannot work."""
         settings, dashboard = self.settings, self.options.ray_dashboard
+        if self.on_kubernetes:
+            check_pods(settings, profile := read_profile(settings.kube))
+            self.tell(f"Kubernetes {asyncio.run(reach(profile))}, namespace {profile.namespace}")
+            kube = settings.kube and settings.kube.expanduser().absolute()
+            return {"kube": kube, "home": settings.home_dir, "storage": settings.storage_url}
         if dashboard is None:
             return {}
         passed = outside.passed_names(settings, dashboard)
@@ -155,7 +162,13 @@ class Service:
         program = [sys.executable, "-m", "jos.cli", command]
         return Child(name, program, {**os.environ, **environment(self.settings)}, self.settings.log_dir / f"{name}.log")
 
+    @property
+    def on_kubernetes(self) -> bool:
+        return self.settings.launcher == "kuberay"
+
     def _start_ray(self) -> None:
+        if self.on_kubernetes:
+            return  # each attempt has a Ray of its own there
         if self.options.ray_dashboard is not None:
             self.dashboard = self.options.ray_dashboard
             return
@@ -299,14 +312,14 @@ def _missing(client: httpx2.Client, url: str) -> str | None:
 
 
 async def drain(settings: Settings, dashboard: str, *, shared: bool = False) -> int:
-    """Asks every driver to leave and waits until they have; how many jobs were at work. `shared`: other controllers may
-    work on this Redis; if one leads now, the drivers are its own."""
-    from jos.launch.ray_jobs import WARM, RayJobs
-    from jos.store.drivers import Drivers
+    """Asks every driver to leave and waits until they have; how many jobs were at work. `dashboard`: "" where each
+    driver has a Ray of its own. `shared`: other controllers may work on this Redis; if one leads now, the drivers are
+    its own."""
+    from jos.launch.ray_jobs import WARM
     from jos.wiring import wired
 
-    async with wired(settings) as parts:
-        launcher = RayJobs(dashboard, Drivers(parts.store.connection), parts.storage.url)
+    async with wired(settings.model_copy(update={"ray_dashboard": dashboard or None})) as parts:
+        launcher = open_launcher(parts)
         try:
             if shared and await _another_leads(parts.store.connection):
                 return 0

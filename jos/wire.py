@@ -99,7 +99,7 @@ class Job(Wire):
     preemption_count: int
     queue_position: int | None = None  # 1 = next; null unless waiting
     queue_depth: int | None = None
-    waiting: WaitingReason | None = None  # why it waits; null unless it does
+    waiting: WaitingReason | None = None  # why it, or the driver of an admitted one, waits; null unless it does
     input_progress: InputCounts = InputCounts()
     created_at: Time
     updated_at: Time

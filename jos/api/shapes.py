@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from jos import wire
+from jos.core.commands import Reason
 from jos.core.files import File, extension, file_type
 from jos.core.model import Event, InputState, InputStatus, Job, JobInput, Json, Progress, Status
 
@@ -38,7 +39,8 @@ def known_already(if_none_match: str, etag: str) -> bool:
 
 def job(job: Job, place: tuple[int, int] | None, counts: wire.InputCounts) -> wire.Job:
     waiting = None
-    if job.status is Status.PENDING and job.reason:
+    coming = job.status is Status.ADMITTED and job.reason != Reason.CAPACITY_GRANTED  # its driver waits for something
+    if (job.status is Status.PENDING or coming) and job.reason:
         waiting = wire.WaitingReason(code=job.reason, message=job.reason_message or _WAITING.get(job.reason, ""))
     failure = None if job.error is None or job.status is Status.COMPLETED else job.error
     return wire.Job(

@@ -1,6 +1,6 @@
 """Progress of transfers, and the names of files that a server gave.
 
-May import: tqdm. Tests: tests/unit/test_client_transfer.py.
+May import: jos.shown. Tests: tests/unit/test_client_transfer.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jos.core.errors import BadRequest
+from jos.shown.watching import bar
 
 
 class Meter:
@@ -34,10 +35,8 @@ def metered(progress: bool | Callable[[int, int], object], total: int, what: str
     if not progress:
         yield Meter(total, lambda *_: None)
         return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024) as bar:
-        yield Meter(total, lambda done, _: bar.update(done - bar.n))
+    with bar(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024) as shown:
+        yield Meter(total, lambda done, _: shown.update(done - shown.n))
 
 
 def plain_name(name: str) -> str:

@@ -27,6 +27,7 @@ from jos.core.model import ComponentParameters, InputRef, JobRequest
 from jos.finetune import EVAL, TRAIN, labelled, pipeline_of, upload_names
 from jos.finetune import parameters as tuning
 from jos.request import listed
+from jos.shown.pipeline import Pipeline, chosen, together
 from jos.wire import JobCreate
 
 
@@ -246,28 +247,27 @@ class Pipelines:
     def __init__(self, http: Http) -> None:
         self._http = http
 
-    def list(self, **filters: str) -> list[wire.Pipeline]:
-        """Filters: pipeline_type, visibility, status."""
+    def list(self, **filters: str) -> list[Pipeline]:
+        """Filters: pipeline_type, visibility, status. Each shows itself: ports, versions, settings."""
 
         def page(offset: int) -> tuple[int, list[wire.Pipeline]]:
             path = "/batch/registry/pipelines"
             found = self._http.get(path, wire.PipelineList, offset=offset, limit=PAGE, **filters)
             return found.total, found.pipelines
 
-        return pages(page)
+        return together(pages(page))
 
-    def find(self, key: str, version: str | None = None) -> wire.Pipeline:
+    def find(self, key: str, version: str | None = None) -> Pipeline:
         """By key; the latest published version unless one is named."""
-        found = [p for p in self.list() if p.pipeline_key == key and version in (None, p.pipeline_version)]
-        if version is None:
-            found = [p for p in found if p.status == "published"]
-        if not found:
+        found = chosen(self.list(), key, version)
+        if found is None:
             wanted = f"{key} {version}" if version else f"published version of {key}"
             raise NotFound(f"there is no pipeline {wanted}.", suggestion="`jos pipelines` lists what there is.")
-        return max(found, key=lambda p: tuple(int(n) for n in p.pipeline_version.split(".")))
+        return found
 
-    def get(self, pipeline_id: str) -> wire.Pipeline:
-        return self._http.get(f"/batch/registry/pipelines/{pipeline_id}", wire.Pipeline)
+    def get(self, pipeline_id: str) -> Pipeline:
+        one = self._http.get(f"/batch/registry/pipelines/{pipeline_id}", wire.Pipeline)
+        return Pipeline.model_validate(one.model_dump())
 
     def schema(self, key: str, version: str | None = None) -> wire.PipelineSchema:
         found = self.find(key, version)

@@ -1,6 +1,6 @@
 """`Job`: a handle on one job of the service.
 
-May import: tqdm, jos.wire, jos.client.*. Tests: tests/e2e/test_client.py, tests/e2e/test_client.py.
+May import: jos.wire, jos.shown, jos.client.*. Tests: tests/e2e/test_client.py, tests/e2e/test_notebook.py.
 """
 
 from __future__ import annotations
@@ -8,19 +8,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from jos import wire
 from jos.client.bars import Meter, metered, plain_name
-from jos.client.errors import JobFailed
+from jos.client.errors import JobFailed, ServerFault, ServerUnreachable
 from jos.client.http import Http, ambiguous
 from jos.client.stream import PAGE, Following, events
 from jos.client.transfer import fetch
-from jos.core.errors import Conflict, NotFound
+from jos.core.errors import Conflict, NotFound, TooManyRequests
 from jos.core.model import Status
+from jos.shown import plots
+from jos.shown.frames import frame_of
+from jos.shown.handle import Shown
+from jos.shown.look import LINES, READ, TAIL, InputLine, Look, Rate, brief, tasks
+from jos.shown.watching import Cell, bar, detachable, in_kernel
 
 if TYPE_CHECKING:
     import pandas
@@ -39,15 +45,16 @@ def pages(get: Callable[[int], tuple[int, Sequence[T]]]) -> list[T]:
             return found
 
 
-class Job:
+class Job(Shown):
     """`client.job(job_id)` or what `client.jobs.create(…)` returned. `.record` is the job as it was last seen."""
 
     def __init__(self, http: Http, record: wire.Job) -> None:
         self._http = http
         self.record = record
+        self._rate = Rate()
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} {self.record.status}>"
+        return brief(self.record, self.record.input_progress.model_dump())
 
     @property
     def id(self) -> str:
@@ -84,14 +91,20 @@ class Job:
         """Events and progress entries from the first on, live, until the job is over."""
         yield from (e for e in Following(self._http, self.id).run() if e is not None)
 
-    def wait(self, timeout: float | None = None, *, progress: bool = False, check: bool = True) -> Self:
+    def wait(self, timeout: float | None = None, *, progress: bool | None = None, check: bool = True) -> Self:
         """Blocks until the job is over. Raises TimeoutError; and unless `check` is false, JobFailed when it did not
-        complete. Interrupting it leaves the job running."""
-        from tqdm.auto import tqdm
+        complete. Interrupting it (Ctrl-C, a notebook's stop) raises Detached and leaves the job running.
 
+        progress: a live page in a notebook, a bar elsewhere; None: only in a notebook.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with tqdm(unit=" tasks", desc=self.id[:12], disable=not progress) as bar:
-            self._wait(deadline, _Shown(bar))
+        with detachable(self.id, self._comeback):
+            if progress is not False and in_kernel():
+                with self._watched() as cell:
+                    self._wait(deadline, _Page(cell))
+            else:
+                with bar(unit=" tasks", desc=self.id[:12], disable=not progress) as shown:
+                    self._wait(deadline, _Bar(shown))
         if check and self.record.status is not Status.COMPLETED:
             error = self.record.error
             raise JobFailed(
@@ -100,7 +113,15 @@ class Job:
             )
         return self
 
-    def _wait(self, deadline: float | None, shown: _Shown) -> None:
+    def _wait(self, deadline: float | None, shown: _Bar | _Page) -> None:
+        try:
+            self._follow(deadline, shown)
+        except TimeoutError:
+            shown.end()
+            raise
+        shown.end()
+
+    def _follow(self, deadline: float | None, shown: _Bar | _Page) -> None:
         if self.refresh().record.status.terminal:
             return
         shown.status(self.record.status)
@@ -114,6 +135,68 @@ class Job:
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"job {self.id} is still {self.refresh().record.status}.")
         self.refresh()
+
+    # --- looking at it ---
+
+    @property
+    def _comeback(self) -> str:
+        return f'client.job("{self.id}").wait()'
+
+    def look(self) -> Look:
+        self.refresh()
+        lines, whole = self._lines()
+        events = self._http.get(f"{self._path}/events", wire.EventList, limit=TAIL).events
+        done, total = tasks(lines, whole)
+        if not whole:
+            done = self._curve().done[-1]
+        latest: dict[str, Any] = {}
+        if self.record.pipeline_type == "training":
+            steps = self.entries(kind="training", order="desc", limit=1)
+            done, total = (steps[0].step or 0) if steps else 0, None
+            latest = steps[0].metrics if steps else {}
+        return Look(
+            job=self.record,
+            comeback=self._comeback,
+            counts=self.record.input_progress.model_dump(include={"pending", "processing", "completed", "failed"}),
+            inputs=lines,
+            events=sorted(events, key=lambda event: event.id),
+            done=done,
+            total=total,
+            rate=self._rate.of(done, time.monotonic()),
+            latest=latest,
+            at=datetime.now(UTC),
+        )
+
+    def _lines(self) -> tuple[list[InputLine], bool]:
+        """(tracked inputs, whether these are all); of very many, those that failed or are at work, and a few others."""
+        path = f"{self._path}/inputs/progress"
+        found = self._http.get(path, wire.InputProgressList, limit=READ)
+        whole = found.total == len(found.items)
+        if whole:
+            return [_line(one) for one in found.items], True
+        few = list(found.items[:LINES])
+        for status in _TELLING:
+            few += self._http.get(path, wire.InputProgressList, limit=LINES, status=status).items
+        return [_line(one) for one in {one.input.id: one for one in few}.values()], False
+
+    def entries(self, *, kind: str | None = None, order: str = "asc", limit: int | None = None) -> list[wire.Progress]:
+        """Progress entries, oldest first unless `order` is `desc`; all of them, or `limit`."""
+
+        def page(offset: int) -> tuple[int, Sequence[wire.Progress]]:
+            size = PAGE if limit is None else min(limit - offset, PAGE)
+            found = self._http.get(
+                f"{self._path}/progress", wire.ProgressList, kind=kind, order=order, offset=offset, limit=size
+            )
+            return found.total if limit is None else min(found.total, limit), found.entries
+
+        return pages(page)
+
+    def _steps(self) -> Sequence[wire.Progress]:
+        return self.entries(kind="training")
+
+    def _curve(self) -> plots.Curve:
+        found = self._http.get(f"{self._path}/inputs/progress/traces", wire.Traces, buckets=plots.BUCKETS)
+        return plots.curve_of(found.points, found.bucket_seconds)
 
     def progress(self) -> dict[str, int]:
         """Tracked inputs by status: pending, processing, completed, failed."""
@@ -235,29 +318,62 @@ class Job:
         return self.outputs(input_id=output.input_id) if output.input_id else self.outputs()
 
     def to_pandas(self) -> pandas.DataFrame:
-        """All outputs as one DataFrame, in the order of the inputs, with the column `input_file`."""
-        import pandas
-
+        """All outputs as one DataFrame, in the order of the inputs, with the column `input_file`. Raises BadRequest
+        without pandas."""
         inputs = self.inputs()
         names = {i.id: i.data.filename if i.data else i.file_id or "" for i in inputs}
         order = {i.id: at for at, i in enumerate(inputs)}
-        frames = []
         with TemporaryDirectory() as folder:
             paths = {p.name: p for p in self.download(folder)}
             named = sorted(
                 (o for o in self.outputs() if o.data.filename in paths),
                 key=lambda o: (order.get(o.input_id or "", -1), len(o.data.filename), o.data.filename),
             )
-            for output in named:
-                data, lines = BytesIO(paths[output.data.filename].read_bytes()), output.data.filename.endswith(".jsonl")
-                frame = pandas.read_json(data, lines=True) if lines else pandas.read_csv(data)
-                frame.insert(0, "input_file", names.get(output.input_id or "", ""))
-                frames.append(frame)
-        return pandas.concat(frames, ignore_index=True) if frames else pandas.DataFrame()
+            return frame_of(
+                (names.get(o.input_id or "", ""), o.data.filename, paths[o.data.filename].read_bytes()) for o in named
+            )
 
 
-class _Shown:
-    """The bar of `wait`: the sum over all inputs, whose entries come one by one."""
+_TELLING = ("failed", "processing")  # statuses of inputs that are worth a line
+
+
+def _line(one: wire.InputProgress) -> InputLine:
+    """Of a finished input what was done is all that there was."""
+    metrics = one.latest_progress.metrics if one.latest_progress else {}
+    source = one.input
+    return InputLine(
+        name=source.data.filename if source.data else source.file_id or source.id,
+        status=str(source.status),
+        done=int(metrics.get("items_processed") or 0),
+        total=metrics.get("items_total"),
+        failed=int(metrics.get("failed") or 0),
+        error=source.error_message or "",
+    )
+
+
+class _Page:
+    """What `wait` shows in a notebook: the job's page, looked at anew when something was told. Where the server is away
+    for a while the page stays as it is: how long to be patient is for who follows the stream to say."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+
+    def status(self, _status: Status) -> None:
+        self._show()
+
+    def progress(self, _entry: wire.Progress) -> None:
+        self._show()
+
+    def end(self) -> None:
+        self._show(last=True)
+
+    def _show(self, last: bool = False) -> None:
+        with suppress(ServerUnreachable, ServerFault, TooManyRequests):
+            self.cell.show(last=last)
+
+
+class _Bar:
+    """What it shows elsewhere: the sum over all inputs, whose entries come one by one."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
@@ -273,3 +389,6 @@ class _Shown:
         self.inputs[entry.input_id] = (done, total)
         self.bar.total = sum(t for _, t in self.inputs.values())
         self.bar.update(sum(d for d, _ in self.inputs.values()) - self.bar.n)
+
+    def end(self) -> None:
+        pass

@@ -18,14 +18,13 @@ from jos import recovery
 from jos.controller.controller import Controller, Duties
 from jos.controller.metrics import serve
 from jos.controller.reconcile import Limits
-from jos.core.errors import BadRequest, JosError
+from jos.core.errors import JosError
 from jos.core.queues import QueueConfig
 from jos.files.service import Files
 from jos.launch.base import Launcher
-from jos.launch.ray_jobs import RayJobs, passed_environment
+from jos.launch.open import offers_of, open_launcher, start_seconds
 from jos.logs import log_to
 from jos.settings import Settings
-from jos.store.drivers import Drivers
 from jos.wiring import Wired, open_queues, wired
 
 log = structlog.get_logger()
@@ -34,14 +33,8 @@ log = structlog.get_logger()
 async def run_controller(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT; the step in hand is finished and the lease released before it returns."""
     config = open_queues(settings)
-    if settings.ray_dashboard is None:
-        raise BadRequest(
-            "The controller knows no cluster.",
-            suggestion="Set JOS_RAY_DASHBOARD to the http address of its dashboard, or use `jos up`.",
-        )
     async with wired(settings) as parts:
-        drivers, passed = Drivers(parts.store.connection), passed_environment(settings.pass_env)
-        launcher = RayJobs(settings.ray_dashboard, drivers, parts.storage.url, passed)
+        launcher = open_launcher(parts)
         try:
             await _run(parts, launcher, config)
         finally:
@@ -58,15 +51,16 @@ async def _run(parts: Wired, launcher: Launcher, config: QueueConfig) -> None:
         jobs_kept=None if days is None else timedelta(days=days),
         warm_drivers=settings.warm_drivers,
     )
-    limits = Limits(start=settings.start_timeout)
-    controller = Controller(parts.store, parts.storage, launcher, lambda: config, duties, limits=limits)
+    limits = Limits(start=start_seconds(settings))
+    offers = offers_of(launcher)
+    controller = Controller(parts.store, parts.storage, launcher, lambda: config, duties, limits=limits, offers=offers)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, controller.stop)
     server = None
     if settings.controller_port:
         server = await serve(settings.controller_host, settings.controller_port, controller.metrics, controller.healthy)
-    log.info("controller is up", dashboard=settings.ray_dashboard, metrics=settings.controller_port or None)
+    log.info("controller is up", launcher=settings.launcher, metrics=settings.controller_port or None)
     try:
         await controller.run()
     finally:

@@ -27,14 +27,16 @@ from jos.controller.lookout import Lookout
 from jos.controller.loops import Step, complain, keep, pause
 from jos.controller.meter import Meter
 from jos.controller.metrics import Metrics
+from jos.controller.offerer import Offerer
 from jos.controller.pruner import Pruner, Sweep
 from jos.controller.reconcile import Limits
 from jos.controller.rescuer import Rescuer
+from jos.controller.scribe import Scribe
 from jos.controller.view import View
 from jos.controller.warmer import Warmer
 from jos.core.queues import QueueConfig
 from jos.files.service import Files
-from jos.launch.base import Launcher
+from jos.launch.base import Launcher, Offers
 from jos.removal import Removals
 from jos.storage.base import Storage
 from jos.store.redis import Store
@@ -81,9 +83,11 @@ class Controller:
         duties: Duties = Duties(),
         paces: Paces = Paces(),
         limits: Limits = Limits(),
+        offers: Offers | None = None,
     ) -> None:
+        """`offers`: where the cluster's own queue admits, and no plan of ours; as a rule the launcher itself."""
         self._store, self._storage, self._launcher, self._config = store, storage, launcher, config
-        self._duties, self._paces, self._limits = duties, paces, limits
+        self._duties, self._paces, self._limits, self._offers = duties, paces, limits, offers
         self.metrics = Metrics()
         holder = f"{platform.node()}/{os.getpid()}/{secrets.token_hex(3)}"
         self.leadership = Leadership(store.connection, holder, paces.lease)
@@ -137,7 +141,8 @@ class Controller:
     async def _lead(self) -> None:
         now, self._admitted = datetime.now(UTC), time.monotonic()
         self.view = View(self._store)  # of an earlier term nothing is believed
-        lookout, crew = Lookout(self._launcher, now), Crew(self._launcher, self.metrics.failed, self._paces.again)
+        lookout = Lookout(self._launcher, now, self._offers)
+        crew = Crew(self._launcher, self.metrics.failed, self._paces.again)
         await asyncio.gather(self.view.resync(), lookout.look(now))
         tasks = [
             asyncio.create_task(keep(name, step, every, self._stopping, self.metrics.failed), name=name)
@@ -157,7 +162,12 @@ class Controller:
         store, view, metrics, paces, duties = self._store, self.view, self.metrics, self._paces, self._duties
         lease = self.leadership.lease
         meter = Meter(store, view, metrics)
-        admitter = Admitter(store, lease, view, lookout, crew, meter, metrics, self._config, self._planner, paces.idle)
+        scribe = Scribe(store, lease, view, metrics)
+        admitter: Admitter | Offerer = (
+            Admitter(scribe, view, lookout, crew, meter, metrics, self._config, self._planner, paces.idle)
+            if self._offers is None
+            else Offerer(store, scribe, view, lookout, crew, self._offers, self._config, paces.idle)
+        )
         rescuer = Rescuer(store, lease, view, lookout, crew, metrics, self._limits)
         pruner = Pruner(
             store,

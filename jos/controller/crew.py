@@ -1,5 +1,5 @@
-"""Orders to the launcher: start and stop drivers. Each order may come again and again; it is passed on at most every
-two seconds, a few at a time, and never makes a plan wait.
+"""Orders to the launcher: start and stop drivers, offer jobs and withdraw them. Each order may come again and again; it
+is passed on at most every two seconds, a few at a time, and never makes a plan wait.
 
 May import: jos.controller, jos.launch.base. Tests: tests/integration/test_controller.py.
 """
@@ -40,6 +40,21 @@ class Crew:
         if self._due(f"stop {name}"):
             log.warning("stopping a driver", driver=name, job=job_id, why=why)
             self._give(f"stop {name}", lambda: self._launcher.stop(name), STOP)
+
+    def offer(self, job_id: str, call: Callable[[], Awaitable[None]], most: int) -> None:
+        """Not while so many are on their way, nor right after it was withdrawn: what is known of it may be older."""
+        under_way = sum(order.startswith("offer ") for order in self._busy)
+        if under_way < most and not self.withdraws(job_id) and self._due(f"offer {job_id}"):
+            self._give(f"offer {job_id}", call, START)
+
+    def withdraw(self, job_id: str, call: Callable[[], Awaitable[None]], why: str) -> None:
+        if self._due(f"withdraw {job_id}"):
+            log.info("withdrawing an offer", job=job_id, why=why)
+            self._give(f"withdraw {job_id}", call, STOP)
+
+    def withdraws(self, job_id: str) -> bool:
+        """Whether that order is under way or was just carried out."""
+        return not self._due(f"withdraw {job_id}")
 
     async def close(self) -> None:
         """Lets go of orders under way. Whether they arrived is seen by the next leader."""

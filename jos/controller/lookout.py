@@ -17,7 +17,7 @@ import structlog
 from jos.controller.reconcile import Sight
 from jos.core.model import Job
 from jos.core.snapshot import Node
-from jos.launch.base import DriverSeen, Launcher
+from jos.launch.base import DriverSeen, Launcher, Offer, Offers
 from jos.store.beats import Beat
 
 GAP = timedelta(seconds=5)  # between two looks at the heartbeats: nobody listened in between
@@ -34,8 +34,10 @@ class Heard:
 
 
 class Lookout:
-    def __init__(self, launcher: Launcher, now: datetime) -> None:
+    def __init__(self, launcher: Launcher, now: datetime, offers: Offers | None = None) -> None:
         self._launcher = launcher
+        self._offers = offers
+        self.offers: Mapping[str, Offer] = {}  # what stands in the cluster's own queue, by job
         self.drivers: Mapping[str, DriverSeen] = {}
         self.nodes: tuple[Node, ...] | None = None
         self.answers = False
@@ -45,18 +47,23 @@ class Lookout:
         self._listening_since = now
         self._listened: datetime | None = None
 
+    @property
+    def optional_gpus(self) -> bool:
+        return self._launcher.optional_gpus
+
     async def look(self, now: datetime) -> None:
         """Asks the launcher. While it does not answer, its drivers are unknown and nothing is admitted."""
         try:
             async with asyncio.timeout(ANSWER):
                 drivers = await self._launcher.seen()
+                offers = await self._offers.offered() if self._offers is not None else {}
                 if self._nodes_at is None or now - self._nodes_at >= NODES_EVERY:
                     self.nodes = await self._launcher.nodes()
                     self._nodes_at = now
         except Exception as error:  # whatever it is, nothing is known of the drivers
-            self.drivers, self._nodes_at = {}, None
+            self.drivers, self.offers, self._nodes_at = {}, {}, None
             return self._answered(False, now, f"{type(error).__name__}: {error}")
-        self.drivers = drivers
+        self.drivers, self.offers = drivers, offers
         self._answered(True, now)
 
     def _answered(self, answers: bool, now: datetime, error: str = "") -> None:
@@ -92,7 +99,17 @@ class Lookout:
             since=self.since,
             heard=max(floor, heard.at) if heard else floor,
             beats=heard is not None,
+            displaced=self._displaced(job.id, attempt.token),
         )
+
+    @property
+    def offering(self) -> bool:
+        """Whether the cluster's own queue admits."""
+        return self._offers is not None
+
+    def _displaced(self, job_id: str, token: str) -> str | None:
+        offer = self.offers.get(job_id)
+        return offer.message if offer is not None and offer.token == token and not offer.admitted else None
 
     def needed(self, holding: Sequence[Job]) -> set[str]:
         """The names of all drivers that have something to drive."""

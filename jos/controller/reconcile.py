@@ -2,7 +2,8 @@
 its effect heals at the next look.
 
 Pure: the record, what is known of the driver and the time go in, orders come out.
-May import: jos.core, jos.launch.base. Tests: tests/unit/test_reconcile.py. For people: docs/controller.md.
+May import: jos.controller.telling, jos.core, jos.launch.base. Tests: tests/unit/test_reconcile.py.
+For people: docs/controller.md.
 
 Gone needs no proof in two cases, because neither can let two drivers do the same work. An attempt that nobody has
 taken: the record refuses Taken once the attempt has ended. A driver that was silent for a minute longer than allowed,
@@ -17,8 +18,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from jos.controller.telling import AWAY, NO_ANSWER, news
+from jos.core.commands import Reason
+from jos.core.lifecycle import recalled
 from jos.core.model import Attempt, Job, Status
-from jos.launch.base import DriverSeen
+from jos.launch.base import DriverSeen, Waits
 
 LOG_LINES, LOG_CHARACTERS = 15, 2000  # of a driver's log, in the failure of its job
 _RAYS_LOG = ", last available logs"  # behind it Ray puts up to 20,000 characters of log
@@ -31,6 +35,7 @@ class Limits:
     silence: float = 15.0  # a driver beats every 0.5 s; silent for longer, it is stopped
     alone: float = 60.0  # the same for a driver that no launcher of ours can stop
     start: float = 120.0  # from Admit to the first heartbeat: an environment may have to be built first
+    evicted: float = 3.0  # a driver whose place the cluster took is heard no more for so long: it is dead
     drain: float = 10.0  # beyond the pipeline's own drain time
     proof: float = 60.0  # beyond `silence`, when the launcher cannot say or do anything
     orphan: float = 10.0  # a driver that spoke its last word closes down for so long
@@ -49,6 +54,7 @@ class Sight:
     since: datetime  # how long it has answered, or has not
     heard: datetime  # the latest of: a heartbeat arrived, the attempt was admitted, we began to listen
     beats: bool  # whether a heartbeat of this attempt ever arrived
+    displaced: str | None = None  # in the cluster's own queue the attempt waits again, and why; None: it does not
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,32 @@ class Gone:
     message: str
 
 
-Action = Start | Stop | Gone
+@dataclass(frozen=True)
+class Tell:
+    """What its driver waits for; CapacityGranted: for nothing any more."""
+
+    token: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Evict:
+    """The cluster took the place of a driver that was at work: the job is preempted."""
+
+    token: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """The cluster took the place back before a driver had come: the job waits as before."""
+
+    token: str
+    message: str
+
+
+Action = Start | Stop | Gone | Tell | Evict | PutBack
 
 
 def decide(job: Job, sight: Sight, now: datetime, limits: Limits = LIMITS) -> tuple[Action, ...]:
@@ -101,28 +132,47 @@ def _untaken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Li
     token = attempt.token
     if job.status is not Status.ADMITTED:
         return (Gone(token, f"The job was {job.status.lower()} before a driver took it."), *_stop(sight, "not needed"))
-    if not sight.answers:
-        return ()  # the time to start counts from when it answers again
+    if not sight.answers:  # the time to start counts from when it answers again
+        away = now - sight.since >= AWAY
+        return _tell(job, token, Waits(Reason.CLUSTER_UNAVAILABLE, NO_ANSWER), now) if away else ()
+    if sight.displaced is not None:
+        return (PutBack(token, sight.displaced),)
     waited = _seconds(max(attempt.admitted_at, sight.since), now)
     if waited > limits.start:
         message = f"No driver came up within {limits.start:g} s{_last_seen(sight)}."
         return (Gone(token, message), *_stop(sight, "it did not come up in time"))
-    return () if sight.driver is not None else (Start(),)
+    return (Start(),) if sight.driver is None else _tell(job, token, sight.driver.waits, now)
+
+
+def _tell(job: Job, token: str, waits: Waits | None, now: datetime) -> tuple[Action, ...]:
+    if waits is None and job.reason in ("", Reason.CAPACITY_GRANTED):
+        return ()
+    reason, message = (waits.reason, waits.message) if waits is not None else (Reason.CAPACITY_GRANTED.value, "")
+    return (Tell(token, reason, message),) if news(job, reason, message, now) else ()
 
 
 def _taken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Limits) -> tuple[Action, ...]:
+    suspended = sight.driver is not None and sight.driver.suspended
+    if suspended and job.status in (Status.ADMITTED, Status.RUNNING):
+        return (Evict(attempt.token, _why_evicted(sight.driver)),)
     silence, allowed = _seconds(sight.heard, now), _allowed(sight, limits)
     silent = silence > allowed
+    evicted = suspended and silence > limits.evicted  # until then it may drain
     asked = attempt.asked_to_leave_at
     overstayed = asked is not None and _seconds(asked, now) > job.timeouts.drain + limits.drain
     actions: list[Action] = []
-    if silent or overstayed:
+    if silent or overstayed or evicted:
         why = f"not heard for {silence:.0f} s" if silent else f"{job.status}, and did not leave in time"
-        actions += _stop(sight, why)
+        actions += _stop(sight, "the cluster took its place" if evicted else why)
     unknown = sight.answers and sight.driver is None
     if silent and (unknown or silence > allowed + limits.proof):
         actions.append(Gone(attempt.token, f"Its driver was not heard for {silence:.0f} s{_last_seen(sight)}."))
     return tuple(actions)
+
+
+def _why_evicted(driver: DriverSeen | None) -> str:
+    waits = driver.waits.message if driver is not None and driver.waits is not None else ""
+    return (driver.message if driver is not None else "") or waits or "The cluster took its place away."
 
 
 def _stop(sight: Sight, why: str) -> tuple[Action, ...]:
@@ -181,6 +231,19 @@ def job_of(driver: str) -> str | None:
     """The job that a driver was started for; None for a spare one, and for what is not ours."""
     found = _COLD.fullmatch(driver)
     return found[1] if found else None
+
+
+def yet_to_come(job: Job, driver: str) -> bool:
+    """Whether a driver stands for an attempt that has not begun, as an offer does."""
+    found = _COLD.fullmatch(driver)
+    return found is not None and found[1] == job.id and int(found[2]) > begun(job)
+
+
+def begun(job: Job) -> int:
+    """How many attempts it has had. One that the cluster took back before it was driven may yet come."""
+    if job.attempt is None:
+        return 0
+    return job.attempt.number - (1 if recalled(job.attempt) else 0)
 
 
 def orphans(drivers: Mapping[str, DriverSeen], needed: Iterable[str]) -> list[str]:

@@ -17,10 +17,10 @@ from jos.controller.crew import Crew
 from jos.controller.lookout import Lookout
 from jos.controller.loops import each
 from jos.controller.metrics import Metrics
-from jos.controller.reconcile import Action, Gone, Limits, Start, Stop
+from jos.controller.reconcile import Action, Evict, Gone, Limits, PutBack, Start, Stop, Tell
 from jos.controller.view import View
 from jos.core import lifecycle
-from jos.core.commands import Command, DriverGone
+from jos.core.commands import Command, DriverGone, Preempt, Recall, Waits
 from jos.core.errors import Conflict, NotFound
 from jos.core.model import Job
 from jos.store.beats import beats
@@ -70,7 +70,7 @@ class Rescuer:
 
     async def _look_after(self, job: Job) -> None:
         actions = self._decide(job)
-        if any(isinstance(action, Stop | Gone) for action in actions):
+        if any(isinstance(action, Stop | Gone | Evict | PutBack) for action in actions):
             job = await self._as_it_is(job)
             actions = self._decide(job)
         for action in actions:
@@ -87,6 +87,15 @@ class Rescuer:
                 self._crew.start(job)
             case Stop(name, why):
                 self._crew.stop(name, why, job.id)
+            case Tell(token, reason, message):
+                await self._transact(job, Waits(token, reason, message), datetime.now(UTC))
+            case Evict(token, message):
+                log.warning("the cluster took its place", job=job.id, why=message)
+                if await self._transact(job, Preempt(message, token), datetime.now(UTC)) is not None:
+                    self._metrics.preempted.inc()
+            case PutBack(token, message):
+                log.info("the cluster took its place back before it began", job=job.id, why=message)
+                await self._transact(job, Recall(token, message), datetime.now(UTC))
             case Gone(token, message):
                 log.warning("a driver is gone", job=job.id, attempt=job.attempt and job.attempt.number, why=message)
                 now = datetime.now(UTC)
@@ -104,6 +113,8 @@ class Rescuer:
         jobs = await self._store.get_many([job_id for n in names if (job_id := reconcile.job_of(n))]) if names else {}
         for name in names:
             job = jobs.get(reconcile.job_of(name) or "")
+            if job is not None and self._lookout.offering and reconcile.yet_to_come(job, name):
+                continue  # an offer: the offerer withdraws it, should it be needless
             if job is not None and name not in (self._lookout.needed([job]) if job.holds_capacity else ()):
                 self._crew.stop(name, "its attempt is over", job.id)
 

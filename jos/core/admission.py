@@ -29,8 +29,7 @@ from operator import attrgetter
 from jos.core.capacity import Ledger, Limits, Shape, Shares, demand
 from jos.core.commands import Reason
 from jos.core.growth import Growing, grow
-from jos.core.model import utc
-from jos.core.reasons import free_but_kept, lacking, never_fits
+from jos.core.reasons import free_but_kept, lacking, never_fits, waits_first
 from jos.core.snapshot import Admit, Grow, Hold, Holding, Node, Plan, Preempt, Snapshot, Waiting
 from jos.core.victims import Victim, Victims
 
@@ -104,7 +103,7 @@ class _Desk:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.config = snapshot.config
-        self.limits = limits = Limits(snapshot.config, snapshot.nodes)
+        self.limits = limits = Limits(snapshot.config, snapshot.nodes, snapshot.optional_gpus)
         self.shares = Shares(limits)
         self.now, self.soon = Ledger(limits), Ledger(limits)
         self.growing: dict[int, list[Growing]] = {}
@@ -151,11 +150,8 @@ class _Desk:
         verdicts: dict[tuple[str, Shape], tuple[str, str] | None] = {}
         # two stable sorts instead of one by pairs: thousands of pairs would wake the garbage collector
         for job in sorted(sorted(waiting, key=attrgetter("id")), key=attrgetter("queued_at")):
-            if job.not_before is not None and job.not_before > now:
-                self._hold(job, Reason.WAITING_FOR_BACKOFF, f"The next attempt may start at {utc(job.not_before)}.")
-                continue
-            if job.holds_capacity:
-                self._hold(job, Reason.WAITING_FOR_DRIVER, "The driver of its last attempt has not left yet.")
+            if first := waits_first(job.not_before, job.holds_capacity, now):
+                self._hold(job, *first)
                 continue
             shape = self.limits.shape(job.resources)
             key = job.queue, shape

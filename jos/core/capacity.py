@@ -28,13 +28,15 @@ NOTHING: Mapping[str, float] = {}
 Amounts = dict[str, float]
 
 
-def demand(resources: Resources, nodes: Sequence[Node] | None) -> Amounts:
-    """What one index is charged for. A GPU that is not required counts only where the cluster has any."""
+def demand(resources: Resources, nodes: Sequence[Node] | None, optional_gpus: bool = True) -> Amounts:
+    """What one index is charged for. A GPU that is not required counts only where the cluster has any; where its nodes
+    are not known, if such GPUs are asked for there (`optional_gpus`)."""
     amounts = {"cpu": resources.cpu}
     if resources.memory_bytes:
         amounts["memory"] = float(resources.memory_bytes)
     gpu = resources.gpu
-    if gpu.count and (gpu.required or nodes is None or any(node.resources.get("gpu") for node in nodes)):
+    there = optional_gpus if nodes is None else any(node.resources.get("gpu") for node in nodes)
+    if gpu.count and (gpu.required or there):
         amounts["gpu"] = gpu.count
         if gpu.type:
             amounts[f"gpu:{gpu.type}"] = gpu.count
@@ -53,8 +55,8 @@ class Shape:
 class Limits:
     """What may be used where, from the configuration and the nodes."""
 
-    def __init__(self, config: QueueConfig, nodes: Sequence[Node] | None) -> None:
-        self.config, self.nodes = config, nodes
+    def __init__(self, config: QueueConfig, nodes: Sequence[Node] | None, optional_gpus: bool = True) -> None:
+        self.config, self.nodes, self.optional_gpus = config, nodes, optional_gpus
         self.kinds = Counter(tuple(sorted(node.resources.items())) for node in nodes or ())
         self.cluster: Amounts = {}
         for kind, count in self.kinds.items():
@@ -84,7 +86,7 @@ class Limits:
         return found
 
     def _new_shape(self, resources: Resources, places_name: str) -> Shape:
-        needs = demand(resources, self.nodes)
+        needs = demand(resources, self.nodes, self.optional_gpus)
         if self.nodes is None:
             return Shape(needs, tuple(needs.items()), math.inf)
         for name in needs:

@@ -24,6 +24,7 @@ class Admit:
     host: str = ""
     pid: int = 0
     indexes: int | None = None  # how many indexes the grant allows at first; None: no limit
+    number: int | None = None  # which attempt the token was made for, refused if that is not the next; None: the next
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,34 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Waits:
+    """The controller says what an admitted job's driver waits for before it is up. As Hold: the same again is a repeat,
+    the same reason in other words is written, but no event. Too late once a driver has taken the attempt."""
+
+    token: str
+    reason: str  # a Reason; CapacityGranted: it waits for nothing any more
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """The controller saw that the cluster's own queue took back what it had given, before any driver took the attempt.
+    The job waits as before, nothing is counted, and an Admit with the same token takes the attempt up again."""
+
+    token: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
 class Taken:
     """A driver process takes an attempt on, before it does anything else. A second process that comes with the
-    same token (an order that was sent twice) gets StaleAttempt."""
+    same token (an order that was sent twice, a cluster that runs it once more) gets StaleAttempt."""
 
     token: str
     driver: str  # the launcher's name of this process
     host: str = ""
     pid: int = 0
+    process: str = ""  # random, one for each process: a cluster that runs an order again uses the same name
 
 
 @dataclass(frozen=True)
@@ -74,9 +95,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Preempt:
-    """The controller wants the capacity for another job; `message` says for which."""
+    """The controller wants the capacity for another job, or the cluster took it away; `message` says for which."""
 
     message: str = ""
+    token: str | None = None  # only this attempt; None: whichever there is
 
 
 @dataclass(frozen=True)
@@ -131,7 +153,7 @@ class Expire:
 
 
 LastWord = Completed | Exited | Drained
-OfAttempt = Taken | Grow | Shrink | Started | LastWord | DriverGone
+OfAttempt = Waits | Recall | Taken | Grow | Shrink | Started | LastWord | DriverGone
 Command = Admit | OfAttempt | Hold | Preempt | Cancel | Retry | Expire
 
 
@@ -148,10 +170,20 @@ class Reason(StrEnum):
     BEHIND_HEAD = "BehindHeadOfQueue"  # PENDING: its queue is strict, and an earlier job does not fit yet
     WAITING_FOR_PREEMPTION = "WaitingForPreemption"  # PENDING: jobs were told to leave for it
     QUEUE_STOPPED = "QueueStopped"  # PENDING: an operator stopped its queue
-    CLUSTER_UNAVAILABLE = "ClusterUnavailable"  # PENDING: the cluster does not answer, so that nothing can start
+    CLUSTER_UNAVAILABLE = "ClusterUnavailable"  # PENDING, ADMITTED: the cluster does not answer; nothing starts
     WAITING_FOR_BACKOFF = "WaitingForBackoff"  # PENDING until `not_before`, after a failed attempt
     WAITING_FOR_DRIVER = "WaitingForDriver"  # PENDING, but the driver of the attempt before has not left yet
     CAPACITY_GRANTED = "CapacityGranted"  # ADMITTED
+    WAITING_IN_KUEUE = "WaitingInKueue"  # PENDING (offered to Kueue) or ADMITTED: Kueue holds no quota for it yet
+    WAITING_FOR_OPERATOR = "WaitingForOperator"  # ADMITTED: KubeRay has not looked at its RayJob yet
+    PULLING_IMAGE = "PullingImage"  # ADMITTED: a node pulls the image of its pods, or cannot
+    NO_NODE_FOR_PODS = "NoNodeForPods"  # ADMITTED: the scheduler finds no node for one of its pods
+    CLUSTER_QUOTA = "ClusterQuota"  # ADMITTED: a ResourceQuota of the namespace refuses its pods
+    PODS_REFUSED = "PodsRefused"  # ADMITTED: the cluster refuses its pods (Pod Security, a webhook, a limit range)
+    POD_CANNOT_START = "PodCannotStart"  # ADMITTED: a container does not come up (a secret is missing, it crashes)
+    WAITING_FOR_HEAD = "WaitingForHead"  # ADMITTED: the head of its Ray cluster is on its way
+    WAITING_FOR_WORKERS = "WaitingForWorkers"  # ADMITTED: the head is up, the pods of its indexes are on their way
+    WAITING_FOR_RAY = "WaitingForRay"  # ADMITTED: the pods are up, Ray has yet to start the driver
     DRIVER_STARTED = "DriverStarted"  # RUNNING
     PREEMPTED = "Preempted"  # PREEMPTED
     ALL_WORK_COMMITTED = "AllWorkCommitted"  # COMPLETED

@@ -36,10 +36,12 @@ from jos.core.commands import (
     OfAttempt,
     Preempt,
     Reason,
+    Recall,
     Retry,
     Shrink,
     Started,
     Taken,
+    Waits,
 )
 from jos.core.errors import DeadlineExceeded, InvalidTransition, StaleAttempt
 from jos.core.model import Attempt, EventDraft, Job, JobFailure, JobSpec, Level, RetryPolicy, Status, utc
@@ -60,15 +62,18 @@ __all__ = [
     "OfAttempt",
     "Preempt",
     "Reason",
+    "Recall",
     "Retry",
     "Shrink",
     "Started",
     "Taken",
     "Transition",
+    "Waits",
     "backoff",
     "decide",
     "new_job",
     "overdue",
+    "recalled",
 ]
 
 
@@ -119,7 +124,8 @@ def new_job(spec: JobSpec, now: datetime, queue: str | None = None) -> Transitio
 def decide(job: Job, command: Command, now: datetime) -> Transition:
     """What `command` makes of `job`. Raises StaleAttempt or InvalidTransition; changes nothing itself."""
     name = type(command).__name__
-    if isinstance(command, OfAttempt) and (job.attempt is None or job.attempt.token != command.token):
+    token = command.token if isinstance(command, OfAttempt | Preempt) else None
+    if token is not None and (job.attempt is None or job.attempt.token != token):
         raise StaleAttempt(f"{name} came from an attempt of job {job.id} that is over.")
     if _applied_already(job, command):
         return Transition(job)
@@ -162,9 +168,14 @@ def _applied_already(job: Job, command: Command) -> bool:
     attempt = job.attempt
     match command:
         case Admit(token=token):
-            return attempt is not None and attempt.token == token
-        case Taken(driver=driver):
-            return attempt is not None and attempt.driver == driver
+            return attempt is not None and attempt.token == token and not recalled(attempt)
+        case Waits(reason=reason, message=message):
+            known = (job.reason, job.reason_message) == (reason, message)
+            return job.status is Status.ADMITTED and attempt is not None and (attempt.driver != "" or known)
+        case Recall():
+            return attempt is not None and recalled(attempt)
+        case Taken(driver=driver, process=process):
+            return attempt is not None and (attempt.driver, attempt.process) == (driver, process)
         case Grow(indexes=indexes):
             return attempt is not None and (attempt.shrunk or attempt.indexes is None or attempt.indexes >= indexes)
         case Shrink(indexes=indexes):
@@ -184,6 +195,11 @@ def _applied_already(job: Job, command: Command) -> bool:
             return job.status is Status.FAILED and job.reason == _TIMEOUT_REASON[kind]
         case _:
             return False
+
+
+def recalled(attempt: Attempt) -> bool:
+    """Whether the cluster took its place back before anybody took it: it may be taken up again."""
+    return attempt.ended_by == Recall.__name__
 
 
 def _invalid(job: Job, name: str) -> InvalidTransition:
@@ -214,7 +230,7 @@ def _move(job: Job, now: datetime, status: Status, reason: Reason, **fields: Any
     return job.model_copy(update={**moved, **fields})
 
 
-def _ended(job: Job, now: datetime, command: LastWord | DriverGone) -> dict[str, Any]:
+def _ended(job: Job, now: datetime, command: LastWord | DriverGone | Recall) -> dict[str, Any]:
     """The fields that say: this attempt's driver is gone and its capacity free."""
     assert job.attempt is not None
     ended = job.attempt.model_copy(update={"ended_at": now, "ended_by": type(command).__name__})
@@ -228,7 +244,10 @@ def _number(job: Job) -> int:
 def _admit(job: Job, command: Admit, now: datetime) -> Transition:
     if job.holds_capacity:  # retried right after a cancel: two drivers of one job would only fight over its log
         raise InvalidTransition(f"Job {job.id} is {job.status}: Admit is not possible until its last driver has left.")
-    number, token = _number(job) + 1, command.token
+    again = job.attempt is not None and job.attempt.token == command.token  # that was recalled
+    number, token = _number(job) + (0 if again else 1), command.token
+    if command.number not in (None, number):  # an old one: whoever has it must never be believed again
+        raise InvalidTransition(f"Job {job.id} is {job.status}: Admit is not possible for attempt {command.number}.")
     attempt = Attempt(
         number=number, token=token, admitted_at=now, host=command.host, pid=command.pid, indexes=command.indexes
     )
@@ -257,13 +276,38 @@ def _hold(job: Job, command: Hold, now: datetime) -> Transition:
     return Transition(held, (_event(now, "job.waiting", command.message, payload={"reason": command.reason}),))
 
 
+def _wait(job: Job, command: Waits, now: datetime) -> Transition:
+    """As `_hold`. That it waits no more is no event: the next one tells of the driver."""
+    words = {"reason": command.reason, "reason_message": command.message, "updated_at": now}
+    waits = job.model_copy(update=words)
+    if command.reason in (job.reason, Reason.CAPACITY_GRANTED):
+        return Transition(waits)
+    payload = {"reason": command.reason, "attempt": _number(job)}
+    return Transition(waits, (_event(now, "job.waiting", command.message, payload=payload),))
+
+
+def _recall(job: Job, command: Recall, now: datetime) -> Transition:
+    """Back into the queue as if it had not been admitted: neither a preemption nor a failure."""
+    assert job.attempt is not None
+    if job.attempt.driver:
+        raise InvalidTransition(
+            f"Job {job.id} is {job.status}: Recall is not possible once {job.attempt.driver} drives."
+        )
+    pending = _move(job, now, Status.PENDING, Reason.WAITING_FOR_CAPACITY, queued_at=now, **_ended(job, now, command))
+    message = command.message or "The cluster took its place back before its driver came up."
+    return Transition(pending, (_event(now, "job.requeued", message, payload={"attempt": _number(job)}),))
+
+
 def _take(job: Job, command: Taken, now: datetime) -> Transition:
     """Whatever the status: a driver of a job that was cancelled meanwhile takes it to say its last word."""
     assert job.attempt is not None
     if job.attempt.driver:
         raise StaleAttempt(f"Attempt {job.attempt.number} of job {job.id} is driven by {job.attempt.driver}.")
-    update = {"driver": command.driver, "host": command.host, "pid": command.pid}
-    return Transition(job.model_copy(update={"attempt": job.attempt.model_copy(update=update), "updated_at": now}))
+    update = {"driver": command.driver, "host": command.host, "pid": command.pid, "process": command.process}
+    taken: dict[str, Any] = {"attempt": job.attempt.model_copy(update=update), "updated_at": now}
+    if job.status is Status.ADMITTED:  # whatever it waited for is there
+        taken |= {"reason": Reason.CAPACITY_GRANTED.value, "reason_message": ""}
+    return Transition(job.model_copy(update=taken))
 
 
 def _grow(job: Job, command: Grow, now: datetime) -> Transition:
@@ -437,6 +481,8 @@ def _table() -> Mapping[tuple[Status, type], Rule]:
         (Status.PENDING, Cancel): _cancel,
         (Status.PENDING, Expire): _expire,
         (Status.PENDING, Hold): _hold,
+        (Status.ADMITTED, Waits): _wait,
+        (Status.ADMITTED, Recall): _recall,
         (Status.ADMITTED, Grow): _grow,
         (Status.ADMITTED, Shrink): _shrink,
         (Status.ADMITTED, Started): _start,

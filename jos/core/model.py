@@ -242,9 +242,11 @@ class Attempt(Model):
     )
     shrunk: bool = False  # set by Shrink: nothing is left for more indexes
     driver: str = ""  # the launcher's name of the process that drives it, set once by Taken
+    process: str = ""  # random, of that very process: another one may come under the same name; set once by Taken
     asked_to_leave_at: datetime | None = None  # set once: the job went on without it (cancelled, preempted, timed out)
     ended_at: datetime | None = None  # when its driver was known to be gone; until then the capacity is held
-    ended_by: str | None = None  # the command that said so: Completed, Exited, Drained or DriverGone
+    ended_by: str | None = None  # the command that said so: Completed, Exited, Drained or DriverGone; or Recall, after
+    # which an Admit with the same token takes it up again
 
 
 class JobFailure(Model):
@@ -269,8 +271,8 @@ class Job(Model):
     parallelism: int = 1  # the most indexes it can use
     tracked_inputs: int = 0  # how many inputs are counted in progress; set at creation
     status: Status = Status.PENDING
-    reason: str = ""  # why it is where it is, e.g. WaitingForBackoff; set with each status, and by Hold
-    reason_message: str = ""  # the same for people, e.g. "needs 1 GPU; 0 of 8 are free"; set by Hold
+    reason: str = ""  # why it is where it is, e.g. WaitingForBackoff; set with each status, by Hold and by Waits
+    reason_message: str = ""  # the same for people, e.g. "needs 1 GPU; 0 of 8 are free"; set by Hold and by Waits
     attempt: Attempt | None = None  # the latest one; set by Admit
     holds_capacity: bool = False  # from Admit until the driver's last word or DriverGone, whatever the status
     retry_count: int = 0  # raised by Retry (a user's) and by automatic retries

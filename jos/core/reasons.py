@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from jos.core.capacity import CLUSTER, Amounts, Lack, Limits, Shape
 from jos.core.commands import Reason
+from jos.core.model import utc
+from jos.core.queues import QueueConfig
 
 
 def never_fits(limits: Limits, queue: str, shape: Shape) -> tuple[str, str] | None:
     """Why a job of this shape cannot be in line at all, as things are configured."""
-    config = limits.config.queues.get(queue)
-    if config is None:
-        return Reason.QUEUE_STOPPED, f"Queue {queue} is not configured any more; an operator must add it again."
-    if config.stopped:
-        return Reason.QUEUE_STOPPED, f"An operator stopped queue {queue}; it goes on when it is started again."
+    if verdict := closed(limits.config, queue):
+        return verdict
     if name := limits.never(queue, shape):
         most = limits.most(queue, name)
         message = f"One index needs {amounts(shape.needs)}; queue {queue} may use {amount(name, most)} at most."
         return Reason.EXCEEDS_QUOTA, message
     if shape.places < 1:
         return Reason.NO_NODE_FITS, f"One index needs {amounts(shape.needs)} on one node, and no node has that."
+    return None
+
+
+def closed(config: QueueConfig, queue: str) -> tuple[str, str] | None:
+    """Why nothing of this queue can begin, as an operator has it."""
+    known = config.queues.get(queue)
+    if known is None:
+        return Reason.QUEUE_STOPPED, f"Queue {queue} is not configured any more; an operator must add it again."
+    if known.stopped:
+        return Reason.QUEUE_STOPPED, f"An operator stopped queue {queue}; it goes on when it is started again."
+    return None
+
+
+def waits_first(not_before: datetime | None, holds_capacity: bool, now: datetime) -> tuple[str, str] | None:
+    """Why a job cannot be in line yet: through something of its own."""
+    if not_before is not None and not_before > now:
+        return Reason.WAITING_FOR_BACKOFF, f"The next attempt may start at {utc(not_before)}."
+    if holds_capacity:
+        return Reason.WAITING_FOR_DRIVER, "The driver of its last attempt has not left yet."
     return None
 
 

@@ -69,6 +69,7 @@ class Snapshot:
     waiting: tuple[Waiting, ...]
     holding: tuple[Holding, ...]
     promised: frozenset[str] = frozenset()  # `Plan.promised` of the plan before: who the leaving jobs leave for
+    optional_gpus: bool = True  # where the nodes are not known: whether GPUs that an index can do without are asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from jos.core.errors import JosError, NotFound
-from jos.driver.attempts import Leave, run_admitted, run_attempts
+from jos.driver.attempts import ADMISSION_SECONDS, Leave, run_admitted, run_attempts
 from jos.driver.cluster import disconnect
 from jos.driver.driver import Ending, Outcome
 from jos.driver.warm import MOST_JOBS, Left, WarmDriver
@@ -46,6 +46,13 @@ def _arguments() -> argparse.Namespace:
     attempt = commands.add_parser("attempt", help="do the one attempt that a controller admitted")
     attempt.add_argument("job_id")
     attempt.add_argument("token")
+    attempt.add_argument(
+        "--await-admission",
+        type=float,
+        default=ADMISSION_SECONDS,
+        metavar="SECONDS",
+        help="a driver that its cluster started before the controller admitted the attempt waits for so long",
+    )
     warm = commands.add_parser("warm", help="connect, and do the attempts that a controller orders")
     warm.add_argument("--jobs", type=int, default=MOST_JOBS, help="leave after so many")
     for command in (attempt, warm):
@@ -74,7 +81,10 @@ async def _attempt(arguments: argparse.Namespace) -> int:
     leave.listen()
     async with wired(Settings()) as parts:
         try:
-            outcome = await run_admitted(arguments.job_id, arguments.token, arguments.name, parts, leave)
+            seconds = arguments.await_admission
+            outcome = await run_admitted(
+                arguments.job_id, arguments.token, arguments.name, parts, leave, admission=seconds
+            )
         finally:
             await asyncio.to_thread(disconnect)
     _report(arguments.job_id, outcome, arguments.json)

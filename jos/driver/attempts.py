@@ -11,7 +11,10 @@ import asyncio
 import contextlib
 import os
 import platform
+import re
+import secrets
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +23,7 @@ import structlog
 
 from jos.core.commands import Drained, Exited, Taken
 from jos.core.errors import JosError, NotFound, StaleAttempt
+from jos.core.lifecycle import recalled
 from jos.core.model import Job, JobFailure, JobSpec, Status
 from jos.driver.cluster import Cluster, connect, disconnect
 from jos.driver.driver import Driver, Ending, Outcome
@@ -28,7 +32,10 @@ from jos.submission import load_spec
 from jos.tracing import span
 from jos.wiring import Wired, import_paths
 
-LOOK_SECONDS = 0.5  # how soon a cancel is seen during a back-off
+LOOK_SECONDS = 0.5  # how soon a cancel is seen during a back-off, or an admission by a driver that came before it
+ADMISSION_SECONDS = 120.0  # a driver waits for so long: the controller may have to be replaced first
+_PROCESS = secrets.token_hex(8)  # tells this process from another that a cluster starts with the same command
+_NUMBER = re.compile(r"jos-job_[0-9a-z]+-(\d+)")  # a launcher's name says which attempt it is for
 
 log = structlog.get_logger()
 
@@ -68,13 +75,19 @@ class Leave:
 
 
 async def run_admitted(
-    job_id: str, token: str, name: str, wired: Wired, leave: Leave, connecting: Callable[[], Cluster] | None = None
+    job_id: str,
+    token: str,
+    name: str,
+    wired: Wired,
+    leave: Leave,
+    connecting: Callable[[], Cluster] | None = None,
+    admission: float = ADMISSION_SECONDS,
 ) -> Outcome:
     """Takes the attempt and drives it to its end. `name`: the launcher's, of this process; `connecting`: where this
-    process is connected to Ray already. FENCED when the attempt is over or another process has taken it."""
+    process is connected to Ray already; `admission`: seconds to wait where the attempt is not admitted yet. FENCED
+    when the attempt is over or another process has taken it."""
     try:
-        taken = Taken(token, name, platform.node(), os.getpid())
-        job = await wired.store.transact(job_id, taken, datetime.now(UTC))
+        job = await _take(job_id, Taken(token, name, platform.node(), os.getpid(), _PROCESS), wired, leave, admission)
     except StaleAttempt as error:
         return Outcome(Ending.FENCED, str(error))
     except NotFound as error:
@@ -84,12 +97,43 @@ async def run_admitted(
             f"{error} This driver asked {asked}. If the controller has others, the environment of drivers is not the "
             "controller's (JOS_PASS_ENV).",
         )
+    if job is None:
+        return Outcome(Ending.DRAINED, "before it was admitted")
     if not job.holds_capacity:  # a repeat of an order that was carried out
         return Outcome(Ending.FENCED, f"this attempt of job {job_id} is over")
     if job.status not in (Status.ADMITTED, Status.RUNNING) or leave.event.is_set():
         await wired.store.transact(job_id, Drained(token), datetime.now(UTC))
         return await _why_drained(job_id, Outcome(Ending.DRAINED, "before any work began"), wired)
     return await _drive(job, token, wired, leave, connecting)
+
+
+async def _take(job_id: str, taken: Taken, wired: Wired, leave: Leave, seconds: float) -> Job | None:
+    """Where a cluster's own queue admits, it starts the driver first, and the controller writes Admit a moment later.
+    None: asked to leave meanwhile. Nothing is written before the attempt is ours."""
+    began = time.monotonic()
+    while True:
+        try:
+            return await wired.store.transact(job_id, taken, datetime.now(UTC))
+        except StaleAttempt:
+            if not _may_come(await wired.store.get(job_id), taken):
+                raise
+        waited = time.monotonic() - began
+        if waited > seconds:
+            raise StaleAttempt(f"This attempt of job {job_id} was not admitted within {seconds:g} s.")
+        log.info("waiting for the admission of this attempt", job=job_id, seconds=round(waited, 1))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(leave.event.wait(), LOOK_SECONDS)
+            return None
+
+
+def _may_come(job: Job, taken: Taken) -> bool:
+    """Whether the attempt is yet to be admitted, or was while we asked."""
+    attempt = job.attempt
+    if attempt is not None and attempt.token == taken.token:
+        return job.status is Status.PENDING if recalled(attempt) else job.holds_capacity and not attempt.driver
+    number = _NUMBER.fullmatch(taken.driver)
+    begun = attempt.number if attempt is not None else 0
+    return job.status is Status.PENDING and number is not None and int(number[1]) > begun
 
 
 # --- attempts one after the other, without a controller -----------------------------------------------

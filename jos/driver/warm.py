@@ -116,7 +116,7 @@ class WarmDriver:
         log.info("driving", driver=self.name, job=order.job_id)
         try:
             outcome = await run_admitted(
-                order.job_id, order.token, self.name, self.wired, self.leave, connecting=cluster.look
+                order.job_id, order.token, self.name, self.wired, self.leave, connecting=cluster.look, admission=0
             )
         except JosError as error:  # of this job (job.json, the record); the next one may fare better
             log.error("the attempt could not be driven", job=order.job_id, error=str(error))

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from jos.core.admission import Node
+from jos.core.lifecycle import recalled
 from jos.core.model import Job
 
 
@@ -43,11 +44,17 @@ class Offer:
     token: str  # of the attempt that begins once it is admitted there
     admitted: bool  # the other system holds capacity for it
     message: str = ""  # why it still waits, in that system's words
+    number: int | None = None  # of that attempt; None: not known
 
 
 class Launcher(Protocol):
     """Every method may be called again and again. Raises ComputeFailed (retryable) while the cluster cannot be
     reached; `start`, `stop` and `keep_warm` raise StoreUnavailable too."""
+
+    @property
+    def optional_gpus(self) -> bool:
+        """Whether an index gets a GPU that it can do without; looked at where `nodes` knows nothing."""
+        ...
 
     async def start(self, job: Job) -> None:
         """Has the job's present attempt driven: by an idle warm driver, else by a process of its own. Once, however
@@ -78,13 +85,22 @@ class Launcher(Protocol):
     async def close(self) -> None: ...
 
 
+def number_of(job: Job, token: str) -> int:
+    """Which attempt of a waiting job one with this token would be: the next one, or the last one once more when the
+    other system took it back before anybody drove it."""
+    attempt = job.attempt
+    if attempt is None:
+        return 1
+    return attempt.number if recalled(attempt) and attempt.token == token else attempt.number + 1
+
+
 class Offers(Protocol):
     """What a launcher has besides, where another system's queue admits. The controller offers jobs that wait, admits
     those that the other system admitted, and withdraws those that wait no more. Same errors as Launcher."""
 
     async def offer(self, job: Job, token: str) -> None:
-        """Puts the job's next attempt into the other queue. Once, however often it is asked; changes its priority there
-        when the job's has changed. Token of an earlier offer of the same attempt stays."""
+        """Puts the job's next attempt (`number_of`) into the other queue. Once, however often it is asked; changes its
+        priority there when the job's has changed. Token of an earlier offer of the same attempt stays."""
         ...
 
     async def offered(self) -> dict[str, Offer]:

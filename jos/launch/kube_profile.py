@@ -216,6 +216,9 @@ class KubeProfile(Section):
     ttl_seconds_after_finished: int = Field(
         default=0, ge=0, description="so long pods stay after an attempt's end, and hold what they have"
     )
+    kept_seconds: int = Field(
+        default=300, ge=0, description="so long a RayJob stays after its end, for people who look with kubectl"
+    )
     admission: Literal["jos", "kueue"] = Field(
         default="jos", description="who says when a job may start: JOS by JOS_QUEUES, or Kueue"
     )

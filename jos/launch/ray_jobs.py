@@ -51,10 +51,12 @@ class RayJobs:
         # several installations of JOS may share a cluster; what lies in one storage root is one installation
         self.warm_prefix = f"{WARM}{hashlib.sha256(storage_url.encode()).hexdigest()[:8]}-"
         self.environment = dict(pass_env or {})
-        self.client = httpx2.AsyncClient(base_url=dashboard.rstrip("/"), timeout=TIMEOUT, headers=_authorization())
+        self.client = httpx2.AsyncClient(base_url=dashboard.rstrip("/"), timeout=TIMEOUT, headers=authorization())
         self.tidying: asyncio.Task[None] | None = None
         self.surplus_since: float | None = None
         self.starting: dict[str, float] = {}  # warm drivers that have not come up -> since when, monotonic
+
+    optional_gpus = True  # where the cluster has any: its nodes say so
 
     # --- drivers of one attempt ---
 
@@ -195,7 +197,7 @@ def passed_environment(names: str) -> dict[str, str]:
     return {name: os.environ[name] for name in wanted if name in os.environ}
 
 
-def _authorization() -> dict[str, str]:
+def authorization() -> dict[str, str]:
     """As Ray's own clients have it."""
     if os.environ.get("RAY_AUTH_MODE") != "token":
         return {}

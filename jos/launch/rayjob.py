@@ -121,7 +121,7 @@ def manifest(launch: Launch, profile: KubeProfile) -> Json:
         "metadata": {
             "name": name,
             "namespace": profile.namespace,
-            "labels": labels | _kueue_labels(launch, profile),
+            "labels": labels | kueue_labels(launch.queue, launch.priority, profile),
             "annotations": {**profile.annotations, **launch.annotations, NO_HEAD_RESTART: "true"},
         },
         "spec": {
@@ -270,19 +270,20 @@ def image_of(launch: Launch, profile: KubeProfile) -> str:
     return profile.images.get(launch.pipeline_key) or profile.images.get(named) or named
 
 
-def _kueue_labels(launch: Launch, profile: KubeProfile) -> dict[str, str]:
+def kueue_labels(queue: str, priority: int, profile: KubeProfile) -> dict[str, str]:
+    """Where a job of this JOS queue and priority stands in Kueue; none where JOS itself admits."""
     if profile.admission != "kueue":
         return {}
-    queue = profile.kueue.local_queues.get(launch.queue, launch.queue)
-    if len(queue) > MOST_LABEL or not _QUEUE_NAME.fullmatch(queue):
+    local = profile.kueue.local_queues.get(queue, queue)
+    if len(local) > MOST_LABEL or not _QUEUE_NAME.fullmatch(local):
         raise ConfigInvalid(
-            f"The queue {launch.queue!r} cannot be the name of a LocalQueue.",
-            [Violation("$.kueue.local_queues", f"has no entry for {launch.queue!r}", "missing")],
+            f"The queue {queue!r} cannot be the name of a LocalQueue.",
+            [Violation("$.kueue.local_queues", f"has no entry for {queue!r}", "missing")],
             suggestion="Name there the LocalQueue that its jobs go to.",
         )
-    fitting = [band for band in profile.kueue.priority_classes if band.at_least <= launch.priority]
+    fitting = [band for band in profile.kueue.priority_classes if band.at_least <= priority]
     highest = max(fitting, key=lambda band: band.at_least, default=None)
-    return {KUEUE_QUEUE: queue, **({KUEUE_PRIORITY: highest.name} if highest else {})}
+    return {KUEUE_QUEUE: local, **({KUEUE_PRIORITY: highest.name} if highest else {})}
 
 
 class _Dumper(yaml.SafeDumper):

@@ -148,7 +148,7 @@ def test_a_driver_that_wakes_up_after_its_job_went_on_without_it_does_no_harm(la
     second = lab.resume(job_id, "--take-over")
     lab.wait_for_tasks(job_id, lab.tasks_done(job_id) + 8)
     zombie.process.send_signal(signal.SIGCONT)
-    assert zombie.end(20).code == 3
+    assert zombie.end(60).code == 3
     assert second.end().code == 0
     assert lab.committed(job_id) == {0: 80}
     writers = [entry.attempt for entry in lab.log(job_id)]

@@ -50,7 +50,7 @@ def service(tmp_path: Path, ray_jobs: Head) -> Iterator[Service]:
         one.close()
 
 
-def patiently(ask: Callable[[], Any], seconds: float = 60) -> Any:
+def patiently(ask: Callable[[], Any], seconds: float = 120) -> Any:
     """The answer, however often the API is killed before it comes."""
     deadline = time.monotonic() + seconds
     while True:

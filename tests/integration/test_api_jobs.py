@@ -20,7 +20,7 @@ from jos import removal
 from jos.api.limits import Turns
 from jos.cli_where import There
 from jos.client.client import Client
-from jos.core.commands import Admit, Exited, Hold, Started
+from jos.core.commands import Admit, Exited, Hold, Started, Waits
 from jos.core.model import (
     Checkpoint,
     EventDraft,
@@ -287,6 +287,17 @@ def test_a_waiting_job_says_why(api: Api) -> None:
     api.admit(job_id)
     job = api.get(f"/batch/jobs/{job_id}")
     assert (job["status"], job["waiting"], job["queue_position"]) == ("RUNNING", None, None)
+
+
+def test_an_admitted_job_whose_driver_waits_for_the_cluster_says_why(api: Api) -> None:
+    job_id = api.create(api.upload("a.jsonl"))
+    api.with_store(lambda store: store.transact(job_id, Admit("tok", indexes=1), now()))
+    assert api.get(f"/batch/jobs/{job_id}")["waiting"] is None
+    waits = Waits("tok", "PullingImage", "node-1 pulls jos:1")
+    api.with_store(lambda store: store.transact(job_id, waits, now()))
+    job = api.get(f"/batch/jobs/{job_id}")
+    assert (job["status"], job["waiting"]["code"]) == ("ADMITTED", "PullingImage")
+    assert job["waiting"]["message"] == "node-1 pulls jos:1"
 
 
 def test_inputs_progress_counts_and_traces_tell_the_same_story(api: Api) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from controller_lab import LIMITS, PACES, House, at_home, until
 from fake_launcher import Script
 from valkey_lab import Valkey
 
-from jos.controller import admitter
+from jos.controller import admitter, scribe, telling
 from jos.controller.controller import Controller, Duties
 from jos.core.commands import Admit, Completed, Retry, Started
 from jos.core.model import Gpu, Job, Resources, RetryPolicy, Status, Timeouts
 from jos.core.queues import QueueConfig
+from jos.launch.base import Waits
 
 
 def home(valkey: Valkey) -> Path:
@@ -104,7 +106,7 @@ def test_jobs_that_wait_for_others_drivers_to_come_up_say_so(valkey: Valkey, mon
 def test_jobs_that_wait_for_a_cluster_that_does_not_answer_say_so(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admitter, "AWAY", timedelta(seconds=0.1))
+    monkeypatch.setattr(scribe, "AWAY", timedelta(seconds=0.1))
 
     async def test(house: House) -> None:
         house.launcher.reachable = False
@@ -119,7 +121,7 @@ def test_jobs_that_wait_for_a_cluster_that_does_not_answer_say_so(
 
 
 def test_the_words_of_a_reason_follow_what_is_without_an_event(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admitter, "WORDS_STAY", timedelta(seconds=0.1))
+    monkeypatch.setattr(telling, "WORDS_STAY", timedelta(seconds=0.1))
 
     async def test(house: House) -> None:
         house.launcher.scripts = scripted(Script(work=None))
@@ -392,6 +394,41 @@ def test_a_job_that_was_cancelled_and_retried_waits_for_its_old_driver(valkey: V
             f"start jos-{job.id}-2"
         )
         await house.free()
+
+    at_home(home(valkey), test)
+
+
+def test_what_a_driver_waits_for_is_its_jobs_reason_until_a_driver_takes_it(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        script = Script(takes=False)
+        house.launcher.scripts = scripted(script)
+        house.controller(limits=replace(LIMITS, start=60))
+        job = await house.submit()
+        house.launcher.waits[f"jos-{job.id}-1"] = Waits("PullingImage", "node-1 pulls jos:1")
+        await until(lambda: _words(house, job, "node-1 pulls jos:1"))
+        assert (await house.store.get(job.id)).reason == "PullingImage"
+        script.takes = True
+        job = await house.reaches(job, Status.COMPLETED)
+        _, [event] = await house.store.events(job.id, event_type="job.waiting")
+        assert (event.message, event.payload["reason"]) == ("node-1 pulls jos:1", "PullingImage")
+
+    at_home(home(valkey), test)
+
+
+def test_a_job_whose_place_the_cluster_took_is_preempted_and_goes_on_in_a_new_attempt(valkey: Valkey) -> None:
+    async def test(house: House) -> None:
+        house.launcher.scripts = scripted(Script(work=None), Script())
+        house.controller()
+        job = await house.reaches(await house.submit(), Status.RUNNING)
+        name = house.launcher.name_of(job)
+        house.launcher.suspend(name, "Somebody suspended its RayJob.")
+        job = await house.reaches(job, Status.COMPLETED)
+        assert job.attempt is not None
+        assert (job.attempt.number, job.preemption_count, job.retry_count) == (2, 1, 0)
+        orders = house.launcher.orders
+        assert orders.index(f"stop {name}") < orders.index(f"start jos-{job.id}-2")
+        _, [event] = await house.store.events(job.id, event_type="job.preempted")
+        assert event.message == "Somebody suspended its RayJob."
 
     at_home(home(valkey), test)
 

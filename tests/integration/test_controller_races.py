@@ -9,12 +9,13 @@ from controller_lab import LIMITS, PACES, House, at_home, now, until
 from fake_launcher import FakeDriver, Script
 from valkey_lab import Valkey
 
-from jos.controller.admitter import MOST_COMING, MOST_HOLDS
+from jos.controller.admitter import MOST_COMING
 from jos.controller.controller import Paces
 from jos.controller.crew import Crew
 from jos.controller.lookout import Lookout
 from jos.controller.metrics import Metrics
 from jos.controller.rescuer import Rescuer
+from jos.controller.telling import MOST_HOLDS
 from jos.controller.view import View
 from jos.core.commands import Admit, Taken
 from jos.core.model import Job, Status

@@ -88,7 +88,7 @@ def test_sigterm_commits_what_is_in_hand_and_leaves_the_job_pending(lab: Lab) ->
     driver = lab.resume(job_id)
     lab.wait_for_tasks(job_id, 8)
     driver.ask_to_leave()
-    ended = driver.end(15)
+    ended = driver.end(60)
     assert (ended.code, ended.result["ending"]) == (4, "drained"), ended.said
     job = lab.get(job_id)
     assert (job.status, job.holds_capacity, job.automatic_retries) == (Status.PENDING, False, 0)
@@ -117,7 +117,7 @@ def test_sigterm_before_any_work_leaves_at_once(lab: Lab) -> None:
     driver = lab.resume(job_id)
     lab.wait_for(job_id, "job.admitted")
     driver.ask_to_leave()
-    assert driver.end(20).code == 4
+    assert driver.end(60).code == 4
     assert lab.get(job_id).status is Status.PENDING
     lab.complete(job_id)
     assert_whole(lab, job_id, set())
@@ -188,7 +188,7 @@ def test_a_driver_that_was_taken_over_leaves_and_writes_nothing_more(lab: Lab) -
     first = lab.resume(job_id)
     lab.wait_for_tasks(job_id, 8)
     second = lab.resume(job_id, "--take-over")
-    ended = first.end(20)
+    ended = first.end(60)
     assert (ended.code, ended.result["ending"]) == (3, "fenced"), ended.said
     assert second.end().code == 0
     assert_whole(lab, job_id, set())

@@ -23,10 +23,10 @@ from jos.storage import open_storage
 from jos.store.redis import Store
 
 PACES = Paces(lease=0.6, idle=0.05, look=0.02, rescue=0.02, meter=0.05, warm=0.05, archive=0.02, prune=0.05, again=0.1)
-LIMITS = Limits(silence=0.4, alone=1.0, start=0.8, drain=0.2, proof=0.6, orphan=0.1)
+LIMITS = Limits(silence=0.4, alone=1.0, start=0.8, evicted=0.1, drain=0.2, proof=0.6, orphan=0.1)
 
 
-async def until(look: Callable[[], Awaitable[Any]], seconds: float = 15.0, what: str = "") -> Any:
+async def until(look: Callable[[], Awaitable[Any]], seconds: float = 45.0, what: str = "") -> Any:
     """The first true value of `look()`; fails after the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := await look()):
@@ -87,7 +87,7 @@ class House:
     async def cancel(self, job: Job) -> Job:
         return await self.say(job, Cancel())
 
-    async def reaches(self, job: Job, *statuses: Status, seconds: float = 15.0) -> Job:
+    async def reaches(self, job: Job, *statuses: Status, seconds: float = 45.0) -> Job:
         async def there() -> Job | None:
             one = await self.store.get(job.id)
             return one if one.status in statuses else None
@@ -140,12 +140,18 @@ def cpus(count: float) -> tuple[Node, ...]:
     return (Node({"cpu": count}),)
 
 
-def at_home(folder: Path, test: Callable[[House], Awaitable[None]], cpu: float = 16, **options: Any) -> None:
+def at_home(
+    folder: Path,
+    test: Callable[[House], Awaitable[None]],
+    cpu: float = 16,
+    launcher: type[FakeLauncher] = FakeLauncher,
+    **options: Any,
+) -> None:
     """Runs a test in a house of its own, and leaves nothing behind."""
 
     async def run() -> None:
         async with await Store.open(None, folder / "redis", **options) as store:
-            house = House(store, FakeLauncher(store, cpus(cpu)), folder)
+            house = House(store, launcher(store, cpus(cpu)), folder)
             try:
                 await test(house)
             finally:

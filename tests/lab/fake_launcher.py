@@ -7,6 +7,7 @@ same launcher.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from jos.core.commands import Completed, Drained, Started, Taken
 from jos.core.errors import ComputeFailed, JosError, StaleAttempt
 from jos.core.model import Job, Status
 from jos.core.snapshot import Node
-from jos.launch.base import DriverSeen
+from jos.launch.base import DriverSeen, Waits
 from jos.store.records import Mirror
 from jos.store.redis import Store
 
@@ -45,6 +46,7 @@ class FakeDriver:
     state: str = "starting"
     message: str = ""
     exit_code: int | None = None
+    process: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 @dataclass
@@ -55,12 +57,15 @@ class FakeLauncher:
     capacity: tuple[Node, ...] | None = None
     scripts: Callable[[Job, int], Script] = lambda job, number: Script()
     reachable: bool = True
+    optional_gpus: bool = True
     drivers: dict[str, FakeDriver] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)  # tokens, in order: no token may come twice
     orders: list[str] = field(default_factory=list)
     warmed: int = 0
     left_alone: set[str] = field(default_factory=set)
     most: int = 0  # drivers that had taken a job at the same time
+    waits: dict[str, Waits] = field(default_factory=dict)  # what drivers that are not up wait for
+    suspended: dict[str, str] = field(default_factory=dict)  # drivers whose place was taken, and why
 
     def name_of(self, job: Job) -> str:
         return f"jos-{job.id}-{job.attempt.number if job.attempt else 0}"
@@ -79,11 +84,20 @@ class FakeLauncher:
     async def stop(self, name: str) -> None:
         self._check()
         self.orders.append(f"stop {name}")
+        self.suspended.pop(name, None)
         self.kill(name, "killed by SIGTERM")
 
     async def seen(self) -> dict[str, DriverSeen]:
         self._check()
-        return {d.name: DriverSeen(d.name, d.state, d.message, d.exit_code) for d in self.drivers.values()}  # type: ignore[arg-type]
+        return {name: self._seen(driver) for name, driver in self.drivers.items()}
+
+    def _seen(self, driver: FakeDriver) -> DriverSeen:
+        name = driver.name
+        if name in self.suspended:
+            return DriverSeen(name, "starting", self.suspended[name], suspended=True)
+        if name in self.waits and not driver.took:
+            return DriverSeen(name, "starting", waits=self.waits[name])
+        return DriverSeen(name, driver.state, driver.message, driver.exit_code)  # type: ignore[arg-type]
 
     async def nodes(self) -> tuple[Node, ...] | None:
         self._check()
@@ -107,6 +121,11 @@ class FakeLauncher:
         if driver.task is not None:
             driver.task.cancel()
         driver.state, driver.message, driver.exit_code = "ended", message, 137
+
+    def suspend(self, name: str, why: str) -> None:
+        """Takes its place: the process is dead, with no last word, and its entry waits in the cluster."""
+        self.kill(name)
+        self.suspended[name] = why
 
     def running(self, job: Job) -> list[str]:
         return [d.name for d in self.drivers.values() if d.job_id == job.id and d.state != "ended"]
@@ -133,7 +152,7 @@ class FakeLauncher:
         driver.state = "running"
         while not script.takes:  # noqa: ASYNC110 (a script is changed by its test at any time)
             await asyncio.sleep(BEAT)
-        job = await self.store.transact(job_id, Taken(token, driver.name, "host", 1), _now())
+        job = await self.store.transact(job_id, Taken(token, driver.name, "host", 1, driver.process), _now())
         self.taken.append(token)
         driver.took = True
         self.most = max(self.most, sum(d.took and d.state != "ended" for d in self.drivers.values()))

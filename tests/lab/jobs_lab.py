@@ -59,7 +59,7 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def until(look: Callable[[], Any], seconds: float = 60.0, every: float = 0.02) -> Any:
+def until(look: Callable[[], Any], seconds: float = 120.0, every: float = 0.02) -> Any:
     """The first true value of `look()`; fails after the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

@@ -134,7 +134,7 @@ class Service:
         if controller:
             self.controller.start()
 
-    def wait_ready(self, seconds: float = 60) -> None:
+    def wait_ready(self, seconds: float = 120) -> None:
         def ready() -> bool:
             assert self.api.process is not None
             assert self.api.process.poll() is None, f"the API ended:\n{self.api.said}"
@@ -214,7 +214,7 @@ class Service:
         found: dict[str, Any] = self.get(f"/batch/jobs/{job_id}")
         return found
 
-    def wait(self, job_id: str, *statuses: str, seconds: float = 120) -> dict[str, Any]:
+    def wait(self, job_id: str, *statuses: str, seconds: float = 180) -> dict[str, Any]:
         """Until the job reads one of the statuses (default: any final one)."""
         wanted = set(statuses) or TERMINAL
         deadline = time.monotonic() + seconds
@@ -234,7 +234,7 @@ class Service:
         assert [e["id"] for e in found] == list(range(1, len(found) + 1))
         return [e for e in found if event_type in (None, e["event_type"])]
 
-    def wait_for(self, job_id: str, event_type: str, count: int = 1, seconds: float = 60) -> list[dict[str, Any]]:
+    def wait_for(self, job_id: str, event_type: str, count: int = 1, seconds: float = 120) -> list[dict[str, Any]]:
         def look() -> list[dict[str, Any]]:
             found = self.events(job_id, event_type)
             return found if len(found) >= count else []

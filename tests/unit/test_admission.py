@@ -117,6 +117,9 @@ def test_a_job_that_asks_for_a_gpu_type_counts_for_both_and_any_type_for_one() -
     assert demand(Resources(gpu=typed), [node]) == {"cpu": 1, "gpu": 1, "gpu:H100": 1}
     assert demand(Resources(gpu=any_type), [node]) == {"cpu": 1, "gpu": 1}
     assert demand(Resources(gpu=any_type), [Node({"cpu": 8})]) == {"cpu": 1}
+    assert demand(Resources(gpu=any_type), None) == {"cpu": 1, "gpu": 1}
+    assert demand(Resources(gpu=any_type), None, optional_gpus=False) == {"cpu": 1}
+    assert demand(Resources(gpu=Gpu(count=1, required=True)), None, optional_gpus=False) == {"cpu": 1, "gpu": 1}
     assert demand(Resources(gpu=Gpu(count=1, required=True)), [Node({"cpu": 8})]) == {"cpu": 1, "gpu": 1}
 
 

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from jos.core.model import Event, Job, JobFailure, Level, Status
-from jos.display import duration, event_line, frame, summary
+from jos.display import event_line, frame, summary
+from jos.shown.look import duration
 
 NOW = datetime(2026, 1, 2, 10, 5, tzinfo=UTC)
 

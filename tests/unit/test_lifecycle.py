@@ -32,14 +32,17 @@ from jos.core.lifecycle import (
     OfAttempt,
     Preempt,
     Reason,
+    Recall,
     Retry,
     Shrink,
     Started,
     Taken,
+    Waits,
     backoff,
     decide,
     new_job,
     overdue,
+    recalled,
 )
 from jos.core.model import Attempt, Job, JobFailure, JobSpec, Level, Pipeline, RetryPolicy, Status, Timeouts
 
@@ -113,6 +116,45 @@ CHANGES: dict[str, tuple[tuple[Command, ...], Command, Status, Reason, bool, lis
         *((Hold(Reason.CLUSTER_FULL, "full"),), Hold(Reason.QUOTA_EXHAUSTED, "used up")),
         *(Status.PENDING, Reason.QUOTA_EXHAUSTED, False),
         ["job.waiting"],
+    ),
+    "an admitted job's driver waits for its image": (
+        *(ADMITTED, Waits("a", Reason.PULLING_IMAGE, "pulls it"), Status.ADMITTED, Reason.PULLING_IMAGE, True),
+        ["job.waiting"],
+    ),
+    "its driver waits for something else": (
+        *((*ADMITTED, Waits("a", Reason.NO_NODE_FOR_PODS, "no")), Waits("a", Reason.PULLING_IMAGE, "pulls it")),
+        *(Status.ADMITTED, Reason.PULLING_IMAGE, True),
+        ["job.waiting"],
+    ),
+    "its driver waits for nothing any more": (
+        *((*ADMITTED, Waits("a", Reason.PULLING_IMAGE, "pulls it")), Waits("a", Reason.CAPACITY_GRANTED)),
+        *(Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        [],
+    ),
+    "a driver that was waited for takes its attempt on": (
+        *((*ADMITTED, Waits("a", Reason.PULLING_IMAGE, "pulls it")), Taken("a", "jos-1")),
+        *(Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        [],
+    ),
+    "the cluster takes its place back before a driver came": (
+        *(ADMITTED, Recall("a", "Preempted in Kueue."), Status.PENDING, Reason.WAITING_FOR_CAPACITY, False),
+        ["job.requeued"],
+    ),
+    "the cluster gives it its place again": (
+        *((*ADMITTED, Recall("a")), Admit("a", indexes=1), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        ["job.admitted"],
+    ),
+    "the cluster gives it its place again, for the same attempt": (
+        *((*ADMITTED, Recall("a")), Admit("a", number=1), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        ["job.admitted"],
+    ),
+    "a recalled job is admitted in another way": (
+        *((*ADMITTED, Recall("a")), Admit("b"), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
+        ["job.admitted"],
+    ),
+    "the cluster takes the place of a running job": (
+        *(RUNNING, Preempt("Kueue preempted it.", "a"), Status.PREEMPTED, Reason.PREEMPTED, True),
+        ["job.preempted"],
     ),
     "a driver takes an attempt on": (
         *(ADMITTED, Taken("a", "warm-1", "node-1", 17), Status.ADMITTED, Reason.CAPACITY_GRANTED, True),
@@ -310,6 +352,15 @@ STALE: dict[str, tuple[tuple[Command, ...], Command]] = {
     "a zombie's start after it was given up": ((*ADMITTED, DriverGone("a")), Started("a")),
     "a start after the end": (COMPLETED, Started("a")),
     "a second, different last word": (FAILED, Completed("a")),
+    "a driver of a recalled attempt": ((*ADMITTED, Recall("a")), Taken("a", "jos-1")),
+    "a last word of a recalled attempt": ((*ADMITTED, Recall("a")), Drained("a")),
+    "a wait of the attempt before": ((*RUNNING, Drained("a"), Admit("b")), Waits("a", Reason.PULLING_IMAGE)),
+    "a recall of the attempt before": ((*RUNNING, Drained("a"), Admit("b")), Recall("a")),
+    "a preemption of the attempt before": ((*RUNNING, Drained("a"), Admit("b"), Started("b")), Preempt("", "a")),
+    "a place that is given back for an attempt before": (
+        (*ADMITTED, Recall("a"), Admit("b"), Drained("b")),
+        Started("a"),
+    ),
     "a driver for an attempt that was given up": ((*ADMITTED, DriverGone("a")), Taken("a", "warm-1")),
     "a driver for an attempt that is done": (COMPLETED, Taken("a", "warm-1")),
     "more for the attempt before": ((*RUNNING, Drained("a"), Admit("b", indexes=1)), Grow("a", 4)),
@@ -327,6 +378,8 @@ def test_stale(case: str) -> None:
 INVALID: dict[str, tuple[tuple[Command, ...], Command]] = {
     "admit while admitted": (ADMITTED, Admit("b")),
     "admit while the driver before has not left": (RETRIED_EARLY, Admit("b")),
+    "admit under an old token": ((*RUNNING, Drained("a"), Admit("b"), Drained("b")), Admit("a", number=1)),
+    "admit an attempt that is yet far": (PENDING, Admit("b", number=2)),
     "complete before the start": (ADMITTED, Completed("a")),
     "start after a cancel": ((*ADMITTED, Cancel()), Started("a")),
     "start after a preemption": ((*ADMITTED, Preempt()), Started("a")),
@@ -345,6 +398,11 @@ INVALID: dict[str, tuple[tuple[Command, ...], Command]] = {
     "a reason to wait after the end": (FAILED, Hold(Reason.CLUSTER_FULL, "full")),
     "more while on the way out": (PREEMPTED, Grow("a", 4)),
     "more after a cancel": (CANCELLED, Grow("a", 4)),
+    "a wait while running": (RUNNING, Waits("a", Reason.PULLING_IMAGE)),
+    "a wait after a cancel": ((*ADMITTED, Cancel()), Waits("a", Reason.PULLING_IMAGE)),
+    "a recall of what a driver has taken": ((*ADMITTED, Taken("a", "jos-1")), Recall("a")),
+    "a recall of what runs": (RUNNING, Recall("a")),
+    "a recall after a cancel": ((*ADMITTED, Cancel()), Recall("a")),
 }
 
 
@@ -413,6 +471,27 @@ def test_new_words_for_the_same_reason_are_written_without_an_event() -> None:
     assert (after.job.reason_message, after.events) == ("job_b is", ())
 
 
+def test_what_a_driver_waits_for_is_told_once_however_its_words_change() -> None:
+    job = walk(*ADMITTED, Waits("a", Reason.PULLING_IMAGE, "pulls it"))
+    after = decide(job, Waits("a", Reason.PULLING_IMAGE, "pulls it, 2nd try"), NOW)
+    assert (after.job.reason_message, after.events) == ("pulls it, 2nd try", ())
+    taken = walk(*ADMITTED, Taken("a", "jos-1"))
+    assert decide(taken, Waits("a", Reason.PULLING_IMAGE, "seen before it was taken"), NOW).job is taken
+
+
+def test_a_recalled_attempt_is_taken_up_again_under_its_number_and_costs_nothing() -> None:
+    waits = walk(*ADMITTED, Recall("a", "Kueue took it back."))
+    assert waits.attempt is not None
+    assert recalled(waits.attempt)
+    later = NOW + timedelta(hours=1)
+    job = decide(waits, Admit("a", indexes=2), later).job
+    assert job.attempt == Attempt(number=1, token="a", admitted_at=later, indexes=2)
+    assert (job.preemption_count, job.retry_count, job.retries_spent) == (0, 0, 0)
+    other = walk(*ADMITTED, Recall("a"), Admit("b"))
+    assert other.attempt is not None
+    assert other.attempt.number == 2
+
+
 def test_a_timeout_that_an_earlier_attempts_driver_counted_fails_no_later_one() -> None:
     """Its own clock says that the run timeout has passed; of the attempt that runs now it has not."""
     job = walk(*RUNNING)
@@ -459,6 +538,15 @@ def test_whoever_takes_an_attempt_is_in_the_record_and_keeps_it() -> None:
     with pytest.raises(StaleAttempt, match="driven by warm-1"):
         decide(job, Taken("a", "warm-2", "node-2", 18), NOW)
     assert (attempt.driver, attempt.host, attempt.pid, attempt.started_at) == ("warm-1", "node-1", 17, None)
+
+
+def test_a_second_process_under_the_same_name_is_refused_and_the_same_one_may_ask_again() -> None:
+    """A cluster that lost its table of jobs runs the same command once more."""
+    taken = Taken("a", "jos-job_1-1", "head", 17, process="first")
+    job = walk(*ADMITTED, taken)
+    assert decide(job, taken, NOW).job is job
+    with pytest.raises(StaleAttempt, match="driven by jos-job_1-1"):
+        decide(job, replace(taken, process="second"), NOW)
 
 
 def test_a_driver_is_asked_to_leave_once_however_often_its_job_is_retried_and_cancelled_again() -> None:
@@ -572,6 +660,7 @@ def reachable() -> list[Job]:
 def every_command() -> list[Command]:
     fixed: list[Command] = [Preempt(), Cancel(), Retry(), Expire("queue"), Expire("run"), Admit("new")]
     fixed += [Hold(Reason.CLUSTER_FULL, "full"), Taken("a", "warm-1"), Grow("a", 4), Shrink("a", 0)]
+    fixed += [Waits("a", Reason.PULLING_IMAGE, "pulls it"), Recall("a")]
     failed = [Exited("a", BOOM, True), Exited("a", IMPOSSIBLE, False)]
     return [*fixed, *failed, Started("a"), Completed("a"), Drained("a"), DriverGone("a")]
 
@@ -620,6 +709,7 @@ class Walk(RuleBasedStateMachine):
         self.job = new_job(SPEC, NOW).job
         self.tokens: list[str] = []  # of every attempt there ever was
         self.alive: set[str] = set()  # tokens whose driver may still run, as the world knows it
+        self.driven: set[str] = set()  # tokens that a driver took
         self.last: Command | None = None
         self.retries = 0  # automatic ones since the last Retry
 
@@ -650,9 +740,10 @@ class Walk(RuleBasedStateMachine):
         if before.status != after.status:
             expected = EVENT_OF.get(after.status) or ("job.retried" if isinstance(command, Retry) else "job.requeued")
             assert expected in events
-        elif isinstance(command, Hold | Taken | Grow | Shrink):
-            told = ["job.waiting"] if before.reason != after.reason else []
-            assert events == {Hold: told, Taken: [], Grow: ["job.grown"], Shrink: []}[type(command)]
+        elif isinstance(command, Hold | Waits | Taken | Grow | Shrink):
+            waits = before.reason != after.reason and after.reason != Reason.CAPACITY_GRANTED
+            told = ["job.waiting"] if waits else []
+            assert events == {Hold: told, Waits: told, Taken: [], Grow: ["job.grown"], Shrink: []}[type(command)]
             assert after.holds_capacity == before.holds_capacity
         else:
             assert not events
@@ -665,11 +756,22 @@ class Walk(RuleBasedStateMachine):
         assert before.status is not Status.PREEMPTED or "attempt.failed" not in events
         if isinstance(command, Admit):
             assert not before.holds_capacity
-            assert command.token not in self.tokens
-            self.tokens.append(command.token)
+            if command.token in self.tokens:  # only what the cluster took back may come again, and nobody drove it
+                assert before.attempt is not None
+                assert recalled(before.attempt)
+                assert command.token == before.attempt.token == self.tokens[-1]
+                assert command.token not in self.driven
+            else:
+                self.tokens.append(command.token)
             self.alive.add(command.token)
-        if isinstance(command, LastWord | DriverGone):
+        if isinstance(command, LastWord | DriverGone | Recall):
             self.alive.discard(command.token)
+        if isinstance(command, Taken | Started):
+            self.driven.add(command.token)
+        if isinstance(command, Recall):
+            assert command.token not in self.driven
+            counted = "preemption_count", "retry_count", "retries_spent", "automatic_retries"
+            assert all(getattr(before, name) == getattr(after, name) for name in counted)
         if isinstance(command, Retry):
             self.retries = 0
         self.retries += events.count("attempt.failed")
@@ -679,7 +781,7 @@ class Walk(RuleBasedStateMachine):
         if before is None or after is None or before.token != after.token:
             return
         assert before.driver in ("", after.driver)
-        if before.indexes is None:
+        if before.indexes is None or (recalled(before) and not recalled(after)):  # it begins anew
             return
         assert after.indexes is not None
         assert after.indexes >= before.indexes if not after.shrunk else after.indexes <= before.indexes
@@ -687,6 +789,27 @@ class Walk(RuleBasedStateMachine):
     @rule(indexes=st.sampled_from([None, 1, 2]))
     def admit(self, indexes: int | None) -> None:
         self.send(Admit(f"token-{len(self.tokens) + 1}", indexes=indexes))
+
+    @rule(age=st.integers(0, 2))
+    @precondition(lambda self: self.tokens)
+    def a_place_is_given_back(self, age: int) -> None:
+        which = max(len(self.tokens) - 1 - age, 0)
+        self.send(Admit(self.tokens[which], indexes=1, number=which + 1))
+
+    @rule(reason=st.sampled_from([Reason.PULLING_IMAGE, Reason.NO_NODE_FOR_PODS, Reason.CAPACITY_GRANTED]))
+    @precondition(lambda self: self.tokens)
+    def its_driver_waits(self, reason: Reason) -> None:
+        self.send(Waits(self.tokens[-1], reason, "in words"))
+
+    @rule()
+    @precondition(lambda self: self.tokens)
+    def its_place_is_taken_back(self) -> None:
+        self.send(Recall(self.tokens[-1]))
+
+    @rule()
+    @precondition(lambda self: self.tokens)
+    def the_cluster_preempts(self) -> None:
+        self.send(Preempt("its place is gone", self.tokens[-1]))
 
     @rule(reason=st.sampled_from([Reason.CLUSTER_FULL, Reason.QUOTA_EXHAUSTED]))
     def hold(self, reason: Reason) -> None:
@@ -714,6 +837,8 @@ class Walk(RuleBasedStateMachine):
     def say(self, token: str, kind: str) -> Command:
         words: dict[str, Command] = {
             "take": Taken(token, "zombie"),
+            "wait": Waits(token, Reason.PULLING_IMAGE, "pulls it"),
+            "recall": Recall(token),
             "grow": Grow(token, 9),
             "shrink": Shrink(token, 1),
             "start": Started(token, "node"),
@@ -737,7 +862,9 @@ class Walk(RuleBasedStateMachine):
 
     @rule(
         age=st.integers(1, 3),
-        kind=st.sampled_from(["take", "grow", "shrink", "start", "complete", "stumble", "give up", "drain", "gone"]),
+        kind=st.sampled_from(
+            ["take", "grow", "shrink", "start", "complete", "stumble", "give up", "drain", "gone", "wait", "recall"]
+        ),
     )
     @precondition(lambda self: len(self.tokens) > 1)
     def zombie_speaks(self, age: int, kind: str) -> None:

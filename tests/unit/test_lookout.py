@@ -10,7 +10,7 @@ from jos.controller.lookout import Lookout
 from jos.core.errors import ComputeFailed
 from jos.core.model import Attempt, Job, Status
 from jos.core.snapshot import Node
-from jos.launch.base import DriverSeen
+from jos.launch.base import DriverSeen, Offer
 
 BEGAN = datetime(2026, 4, 14, 10, 5, 0, tzinfo=UTC)
 
@@ -129,3 +129,32 @@ def test_nodes_are_asked_for_less_often() -> None:
         asyncio.run(out.look(at(when)))
     assert cluster.asked_nodes == 3
     assert out.nodes == (Node({"cpu": 4}),)
+
+
+class Kueue(Cluster):
+    """And one with a queue of its own."""
+
+    offer = Offer("job_1", "tok", True)
+
+    async def offered(self) -> dict[str, Offer]:
+        return {} if self.away else {"job_1": self.offer}
+
+
+def test_an_attempt_whose_place_was_taken_back_is_displaced_and_no_other() -> None:
+    cluster = Kueue()
+    out = Lookout(cluster, BEGAN, cluster)  # type: ignore[arg-type]
+    told = []
+    for offer in (
+        Offer("job_1", "tok", True),
+        Offer("job_1", "tok", False, "preempted in Kueue"),
+        Offer("job_1", "another", False, "of the next attempt"),
+    ):
+        cluster.offer = offer
+        asyncio.run(out.look(at(1)))
+        told.append(out.sight(job()).displaced)
+    assert told == [None, "preempted in Kueue", None]
+    assert out.offering
+    cluster.away = True
+    asyncio.run(out.look(at(2)))
+    assert (out.offers, out.answers) == ({}, False)
+    assert not lookout().offering

@@ -8,9 +8,23 @@ from typing import Any
 
 import pytest
 
-from jos.controller.reconcile import LIMITS, Gone, Sight, Start, Stop, decide, job_of, orphans
+from jos.controller.reconcile import (
+    LIMITS,
+    Evict,
+    Gone,
+    PutBack,
+    Sight,
+    Start,
+    Stop,
+    Tell,
+    decide,
+    job_of,
+    orphans,
+    yet_to_come,
+)
+from jos.controller.telling import NO_ANSWER
 from jos.core.model import Attempt, Job, Status, Timeouts
-from jos.launch.base import DriverSeen
+from jos.launch.base import DriverSeen, Waits
 
 NOW = datetime(2026, 4, 14, 10, 5, 0, tzinfo=UTC)
 NAME = "jos-job_1-1"
@@ -57,6 +71,9 @@ def asked(seconds: float) -> dict[str, Any]:
 UNTAKEN = {"driver": "", "started_at": None, "admitted_at": ago(5)}
 ALONE = {"driver": "", "indexes": None}
 AWAY = sight(None, answers=False)
+EVICTED = DriverSeen(NAME, "starting", waits=Waits("WaitingInKueue", "Preempted by job_2."), suspended=True)
+PULLS = DriverSeen(NAME, "starting", waits=Waits("PullingImage", "pulls jos:1"))
+TOLD = {"reason": "PullingImage", "reason_message": "pulls jos:1"}
 
 
 @pytest.mark.parametrize(
@@ -70,10 +87,47 @@ AWAY = sight(None, answers=False)
          sight("starting", beats=False), []),
         ("a driver that runs but has not taken the job yet is waited for", job(Status.ADMITTED, attempt=UNTAKEN),
          sight("running", beats=False), []),
+        ("what a driver on its way waits for is told", job(Status.ADMITTED, attempt=UNTAKEN, updated_at=ago(5)),
+         sight(driver=PULLS, beats=False), [Tell]),
+        ("once", job(Status.ADMITTED, attempt=UNTAKEN, **TOLD, updated_at=ago(999)),
+         sight(driver=PULLS, beats=False), []),
+        ("another reason not within ten seconds",
+         job(Status.ADMITTED, attempt=UNTAKEN, **{**TOLD, "reason": "NoNodeForPods"}, updated_at=ago(9)),
+         sight(driver=PULLS, beats=False), []),
+        ("but then", job(Status.ADMITTED, attempt=UNTAKEN, **{**TOLD, "reason": "NoNodeForPods"}, updated_at=ago(11)),
+         sight(driver=PULLS, beats=False), [Tell]),
+        ("that it waits no more is told too", job(Status.ADMITTED, attempt=UNTAKEN, **TOLD, updated_at=ago(11)),
+         sight("starting", beats=False), [Tell]),
+        ("what a driver waits for does not stop the clock",
+         job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(121)}), sight(driver=PULLS, beats=False),
+         [Gone, Stop]),
+        ("a driver that is not up and has no place yet is waited for", job(Status.ADMITTED, attempt=UNTAKEN, **{
+         **TOLD, "reason": "WaitingInKueue", "reason_message": "Preempted by job_2."}),
+         sight(driver=EVICTED, beats=False), []),
+        ("a place that the cluster took back before a driver came: the job waits as before",
+         job(Status.ADMITTED, attempt=UNTAKEN), sight(driver=EVICTED, beats=False, displaced="others"), [PutBack]),
+        ("whether or not anything is seen of the driver", job(Status.ADMITTED, attempt=UNTAKEN),
+         sight(None, beats=False, displaced="others"), [PutBack]),
+        ("a job that was cancelled before its driver came does not wait again",
+         job(Status.CANCELLED, attempt=UNTAKEN), sight(driver=EVICTED, beats=False, displaced="others"), [Gone, Stop]),
+        ("the cluster took the place of a driver at work: the job is preempted", job(), sight(driver=EVICTED), [Evict]),
+        ("also where its first index was not up yet", job(Status.ADMITTED), sight(driver=EVICTED), [Evict]),
+        ("then the driver may drain while it is heard", job(Status.PREEMPTED, attempt=asked(1)),
+         sight(driver=EVICTED, heard=2), []),
+        ("and is stopped when it is heard no more", job(Status.PREEMPTED, attempt=asked(3)),
+         sight(driver=EVICTED, heard=4), [Stop]),
+        ("only when it has ended is it gone", job(Status.PREEMPTED, attempt=asked(3)),
+         sight(driver=ended("deleted"), heard=4), [Gone]),
+        ("a place that is taken from a driver that leaves is no preemption", job(Status.CANCELLED, attempt=asked(3)),
+         sight(driver=EVICTED, heard=4), [Stop]),
         ("a driver that ended before it took the job is gone", job(Status.ADMITTED, attempt=UNTAKEN),
          sight(driver=ended(), beats=False), [Gone]),
         ("no driver is ordered from a cluster that does not answer", job(Status.ADMITTED, attempt=UNTAKEN),
-         AWAY, []),
+         replace(AWAY, since=ago(9)), []),
+        ("but the job is told once that lasts",
+         job(Status.ADMITTED, attempt=UNTAKEN, updated_at=ago(60)), AWAY, [Tell]),
+        ("and is not told the same again",
+         job(Status.ADMITTED, attempt=UNTAKEN, reason="ClusterUnavailable", reason_message=NO_ANSWER), AWAY, []),
         ("a driver that does not come up in time is stopped and given up",
          job(Status.ADMITTED, attempt={**UNTAKEN, "admitted_at": ago(121)}),
          sight("starting", beats=False), [Gone, Stop]),
@@ -138,6 +192,27 @@ def test_what_is_done(_sentence: str, what: Job, seen: Sight, actions: list[type
 def test_a_lost_driver_is_told_in_words(what: Job, seen: Sight, words: str) -> None:
     [gone] = [a for a in decide(what, seen, NOW, LIMITS) if isinstance(a, Gone)]
     assert gone == Gone("tok", words)
+
+
+def test_the_clusters_own_words_are_told() -> None:
+    assert decide(job(), sight(driver=EVICTED), NOW) == (Evict("tok", "Preempted by job_2."),)
+    silent = replace(EVICTED, waits=None)
+    assert decide(job(), sight(driver=silent), NOW) == (Evict("tok", "The cluster took its place away."),)
+    untaken = job(Status.ADMITTED, attempt=UNTAKEN)
+    assert decide(untaken, sight(driver=PULLS, beats=False), NOW) == (Tell("tok", "PullingImage", "pulls jos:1"),)
+    told = job(Status.ADMITTED, attempt=UNTAKEN, **TOLD, updated_at=ago(60))
+    assert decide(told, sight("running", beats=False), NOW) == (Tell("tok", "CapacityGranted", ""),)
+    back = sight(driver=EVICTED, beats=False, displaced="others")
+    assert decide(untaken, back, NOW) == (PutBack("tok", "others"),)
+
+
+def test_an_offer_stands_for_an_attempt_that_is_yet_to_come() -> None:
+    waits = job(Status.PENDING, holds=False, attempt={"ended_at": ago(5), "ended_by": "DriverGone"})
+    recalled = job(Status.PENDING, holds=False, attempt={**UNTAKEN, "ended_at": ago(5), "ended_by": "Recall"})
+    assert [yet_to_come(waits, f"jos-job_1-{n}") for n in (1, 2)] == [False, True]
+    assert [yet_to_come(recalled, f"jos-job_1-{n}") for n in (1, 2)] == [True, True]
+    assert not yet_to_come(waits, "jos-job_2-2")
+    assert not yet_to_come(waits, "jos-warm-2")
 
 
 RAYS = "Job entrypoint command failed with exit code -9, last available logs (truncated to 20,000 chars):\n"

@@ -1,6 +1,6 @@
 """A small world that does anything: drivers die, hang, wake, come late or twice, will not leave, cannot be stopped or
 are forgotten; the launcher cannot be reached or loses orders; users cancel and retry; controllers pause, and are
-replaced between any two orders.
+replaced between any two orders; the cluster takes places away, and gives them again.
 
 The world knows the truth and judges by it, second by second: no order may harm a driver that is heard and wanted
 (`judge`), and no trouble may last longer than docs/controller.md promises (`troubles`). What heals otherwise than by
@@ -17,13 +17,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from jos.controller.reconcile import Action, Gone, Limits, Sight, Start, Stop, decide, orphans
+from jos.controller.reconcile import Action, Evict, Gone, Limits, PutBack, Sight, Start, Stop, Tell, decide, orphans
 from jos.core import commands as c
 from jos.core.errors import Conflict
 from jos.core.lifecycle import decide as transition
-from jos.core.lifecycle import overdue
+from jos.core.lifecycle import overdue, recalled
 from jos.core.model import Attempt, Job, RetryPolicy, Status, Timeouts
-from jos.launch.base import DriverSeen
+from jos.launch.base import DriverSeen, Waits
 
 BEGAN = datetime(2026, 4, 14, 10, 5, 0, tzinfo=UTC)
 WANTED = (Status.ADMITTED, Status.RUNNING)
@@ -32,8 +32,9 @@ LEAVES = 3  # seconds that a driver needs to leave when it is told
 SOON = 2  # seconds, that is looks, in which an order shows its effect, and the effect is seen
 
 # What is promised, in numbers of this file's own: a limit that is changed by mistake is found too.
-LIMITS = Limits(silence=15, alone=60, start=120, drain=10, proof=60, orphan=10)
-SILENCE, ALONE, START, STAY, PROOF, ORPHAN = 15, 60, 120, DRAIN + 10, 60, 10
+LIMITS = Limits(silence=15, alone=60, start=120, evicted=3, drain=10, proof=60, orphan=10)
+SILENCE, ALONE, START, EVICTED, STAY, PROOF, ORPHAN = 15, 60, 120, 3, DRAIN + 10, 60, 10
+TOLD = 10  # seconds that a reason stays, at most
 
 THEN = st.sampled_from([4, 1, 18, 45, 130, 0])  # seconds that pass after something happened
 SELDOM = st.sampled_from([False, False, False, True])
@@ -55,6 +56,7 @@ class Process:
     stubborn: bool = False  # beats, but does not leave when told
     lingers: bool = False  # says its last word, but does not end
     stoppable: bool = True
+    evicted: bool = False  # its cluster took its place: it is dead, and its entry there waits again
 
     @property
     def spare(self) -> bool:
@@ -73,6 +75,8 @@ class World(RuleBasedStateMachine):
         self.answers, self.answers_since, self.loses_orders = True, BEGAN, False
         self.tokens, self.jobs, self.boots, self.warms_up, self.by_hand = 0, 0, 1, 0, False
         self.beat: tuple[str, datetime] | None = None  # as the store has it
+        self.placeless = ""  # token of an attempt whose place was taken back before its driver came
+        self.waits: Waits | None = None  # what drivers on their way wait for
         self.begun: dict[str, datetime] = {}  # trouble -> since when
         self.submit()
         self.new_controller()
@@ -114,6 +118,36 @@ class World(RuleBasedStateMachine):
         if process := self.one_of(which):
             process.state = "ended"
             self.wait(then)
+
+    @rule(then=THEN)
+    def is_evicted(self, then: int) -> None:
+        """The cluster takes the place of the driver at work, which dies without a word."""
+        process = self.driver()
+        if process and process.known and not process.spare and not process.ended:
+            process.evicted = True
+            self.wait(then)
+
+    @rule(then=THEN)
+    def its_place_is_taken_back(self, then: int) -> None:
+        """Of an attempt that no driver has taken; what is on its way comes no more, until the place is given again."""
+        if not self.job.holds_capacity and not self.by_hand:
+            self.submit()
+            self.admit()
+        attempt = self.job.attempt
+        ours = attempt is not None and attempt.indexes is not None and self.job.status is Status.ADMITTED
+        if (
+            ours
+            and self.driver() is None
+            and all(p.token != self.token or not p.spare for p in self.processes.values())
+        ):
+            self.placeless = self.token
+            self.wait(then)
+            self.placeless = ""
+
+    @rule(then=THEN, reason=st.sampled_from(["", "PullingImage", "NoNodeForPods"]))
+    def drivers_on_their_way_wait_for_something_else(self, then: int, reason: str) -> None:
+        self.waits = Waits(reason, f"in words of {reason}") if reason else None
+        self.wait(then)
 
     @rule(then=THEN)
     def is_forgotten(self, then: int) -> None:
@@ -207,7 +241,7 @@ class World(RuleBasedStateMachine):
         self.now += timedelta(seconds=1)
         seen = self.seen()
         for process in list(self.processes.values()):
-            if not process.ended and not process.hangs:
+            if not process.ended and not process.hangs and not process.evicted:
                 self.live(process)
         if looks:
             self.admit()
@@ -216,11 +250,15 @@ class World(RuleBasedStateMachine):
 
     def live(self, process: Process) -> None:
         job, attempt = self.job, self.job.attempt
+        if process.token and process.token == self.placeless and not process.took:
+            return
         if process.state == "starting":
             process.boots -= 1
             process.state = "starting" if process.boots > 0 else "running"
         elif not process.token:
             return
+        elif not process.took and process.token == self.token and self.may_come_again():
+            return  # it waits for its admission
         elif not process.took:
             process.took = self.say(c.Taken(process.token, process.name))
             if not process.took:
@@ -251,6 +289,10 @@ class World(RuleBasedStateMachine):
         backs_off = job.not_before is not None and job.not_before > self.now
         if job.status is not Status.PENDING or job.holds_capacity or backs_off or not self.answers:
             return
+        if job.attempt is not None and self.may_come_again():
+            if job.attempt.token != self.placeless:
+                assert self.say(c.Admit(job.attempt.token, indexes=1))
+            return
         self.tokens += 1
         token = f"tok{self.tokens}"
         self.say(c.Admit(token, indexes=None if self.by_hand else 1))
@@ -276,7 +318,8 @@ class World(RuleBasedStateMachine):
                 self.judge(job, job.attempt, action)
                 self.obey(job, job.attempt, action)
         job, attempt = self.job, self.job.attempt
-        needed = {cold(job), attempt.driver} if attempt is not None and job.holds_capacity else set()
+        comes = job.holds_capacity or self.may_come_again()
+        needed = {cold(job), attempt.driver} if attempt is not None and comes else set()
         self.idle = {name: self.idle.get(name, self.now) for name in orphans(seen, needed)}
         for name in [n for n, since in self.idle.items() if self.passed(since) >= ORPHAN][:orders]:
             process = self.processes[name]
@@ -297,10 +340,17 @@ class World(RuleBasedStateMachine):
             since=max(self.answers_since, self.known_since),
             heard=max(floor, heard[1]) if heard else floor,
             beats=heard is not None,
+            displaced="others" if self.placeless == attempt.token else None,
         )
 
     def seen(self) -> dict[str, DriverSeen]:
-        return {n: DriverSeen(n, p.state) for n, p in self.processes.items() if p.known}  # type: ignore[arg-type]
+        return {n: self.seen_of(p) for n, p in self.processes.items() if p.known}
+
+    def seen_of(self, process: Process) -> DriverSeen:
+        if process.evicted and not process.ended:
+            return DriverSeen(process.name, "starting", waits=Waits("WaitingInKueue", "evicted"), suspended=True)
+        waits = self.waits if process.state == "starting" else None
+        return DriverSeen(process.name, process.state, waits=waits)  # type: ignore[arg-type]
 
     def obey(self, job: Job, attempt: Attempt, action: Action) -> None:
         match action:
@@ -314,6 +364,16 @@ class World(RuleBasedStateMachine):
                 self.stop(name)
             case Gone(token, message):
                 self.say(c.DriverGone(token, message))
+            case Tell(token, reason, message):
+                assert self.say(c.Waits(token, reason, message))
+            case Evict(token, message):
+                count = self.job.preemption_count
+                assert self.say(c.Preempt(message, token))
+                assert self.job.preemption_count == count + 1
+            case PutBack(token, message):
+                spent = self.job.retries_spent, self.job.preemption_count
+                assert self.say(c.Recall(token, message))
+                assert (self.job.retries_spent, self.job.preemption_count) == spent
 
     def stop(self, name: str) -> None:
         process = self.processes[name]
@@ -337,9 +397,19 @@ class World(RuleBasedStateMachine):
                 process = self.processes[name]
                 assert process.known, "a driver stopped that is not the launcher's"
                 assert process.token == attempt.token, "the driver of another attempt stopped"
-                overstays = job.status not in WANTED and (untaken or self.passed(self.told) > STAY)
+                overstays = job.status not in WANTED and (untaken or process.evicted or self.passed(self.told) > STAY)
                 in_time = waited <= START if untaken else not too_long
                 assert overstays or not in_time, "a driver stopped that did nothing wrong"
+            case Tell():
+                assert untaken, "a driver that is at work waits for nothing"
+            case Evict(token):
+                assert token == attempt.token
+                assert driver is not None
+                assert driver.evicted, "a driver preempted that has its place"
+                assert job.status in WANTED, "a driver preempted that was to leave"
+            case PutBack(token):
+                assert token == attempt.token == self.placeless
+                assert untaken, "a job put back that is driven"
             case Gone(token) if driver is None:
                 assert token == attempt.token
                 born = self.processes.get(cold(job))
@@ -378,7 +448,12 @@ class World(RuleBasedStateMachine):
                 allowed = SILENCE if driver.beat else START
                 if driver.ended and driver.known and self.answers:
                     yield f"{about} its driver ended", 0
-                if driver.hangs or driver.ended:
+                if driver.evicted and driver.known and self.answers and not driver.ended:
+                    if job.status in WANTED:
+                        yield f"{about} lost its place", 0
+                    elif able and driver.stoppable:
+                        yield f"{about} lost its place and is dead", EVICTED + (0 if driver.beat else START)
+                if driver.hangs or driver.ended or driver.evicted:
                     forgotten = self.answers and not driver.known
                     at_hand = forgotten or (able and (driver.stoppable or driver.ended))
                     yield f"{about} silent, at hand: {at_hand}", allowed + (0 if at_hand else PROOF)
@@ -393,7 +468,13 @@ class World(RuleBasedStateMachine):
         process = self.processes.get(cold(self.job))
         if self.job.status is not Status.ADMITTED:
             yield f"{about} left, but nobody had come", 0
+        elif self.answers and self.placeless == self.token:
+            yield f"{about} has no place any more", 0
         elif self.answers:
+            if process is not None and process.known and process.state == "starting" and not process.hangs:
+                told = self.waits.reason if self.waits else "CapacityGranted"
+                if self.job.reason != told:
+                    yield f"{about} is not told that it waits for {told}", TOLD + SOON
             yield f"{about} nobody comes", START
             if process is not None and process.ended:
                 yield f"{about} its driver ended before it came", 0
@@ -428,7 +509,12 @@ class World(RuleBasedStateMachine):
         return self.job.attempt.token if self.job.attempt else ""
 
     def is_over(self, token: str) -> bool:
-        return token != self.token or not self.job.holds_capacity
+        return token != self.token or not (self.job.holds_capacity or self.may_come_again())
+
+    def may_come_again(self) -> bool:
+        """Whether its place was taken back before its driver came: it, or its driver, waits for the place."""
+        job = self.job
+        return job.status is Status.PENDING and job.attempt is not None and recalled(job.attempt)
 
     def itself(self, attempt: Attempt) -> bool:
         return attempt.token in self.processes  # the name of its process, for want of a launcher's

@@ -19,7 +19,7 @@ import uvicorn
 import yaml
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
@@ -46,6 +46,17 @@ class Fault:
     retry_after: int
 
 
+@dataclass
+class Trap:
+    """Once: `spring` is called when such a request comes, which then gets no answer, or after it was carried out."""
+
+    verb: str
+    resource: str
+    name: str
+    after: bool
+    spring: Callable[[], None]
+
+
 class Server:
     """`bookmarks` is how often a watch that wants them gets one, in seconds."""
 
@@ -53,6 +64,7 @@ class Server:
         self.objects, self.guard = objects, Guard(objects)
         self._pages, self.bookmarks = Pages(objects), bookmarks
         self._faults: list[Fault] = []
+        self._traps: list[Trap] = []
         self._lock = threading.Lock()
         self._bell: Bell | None = None
         self._leave = objects.subscribe(lambda change: self._ring())
@@ -105,6 +117,12 @@ class Server:
         """The next `times` requests (of this verb and resource) are answered with `status`; 429 says Retry-After."""
         with self._lock:
             self._faults.append(Fault(status, times, verb, resource, retry_after))
+
+    def trap(self, verb: str, resource: str, name: str, spring: Callable[[], None], *, after: bool) -> None:
+        """Calls `spring`, once, in a thread of the server's: before such a request is carried out, which it then is
+        not, or after that and before it is answered."""
+        with self._lock:
+            self._traps.append(Trap(verb, resource, name, after, spring))
 
     def expire(self) -> None:
         """History is compacted: who comes with an older resourceVersion gets 410."""
@@ -173,6 +191,8 @@ class Server:
             seconds = (error.details or {}).get("retryAfterSeconds")
             headers = {} if seconds is None else {"Retry-After": str(seconds)}
             return as_json(error.body(), error.status, headers)
+        except ClientDisconnect:  # it was killed
+            return Response(status_code=499)
 
     async def _answer(self, request: Request) -> Response:
         user = self.guard.user(request.headers)
@@ -195,7 +215,24 @@ class Server:
         if asked.verb == "watch":
             return self._watch(asked, request)
         body = await request.body()
-        return await run_in_threadpool(Call(self.objects, self.guard, self._pages, request, user, asked, body).answer)
+        call = Call(self.objects, self.guard, self._pages, request, user, asked, body)
+        return await run_in_threadpool(self._carried_out, call)
+
+    def _carried_out(self, call: Call) -> Response:
+        if self._sprung(call.asked, after=False):
+            raise ApiError(503, "ServiceUnavailable", "a trap of the test")
+        answer = call.answer()
+        self._sprung(call.asked, after=True)
+        return answer
+
+    def _sprung(self, asked: Target, *, after: bool) -> bool:
+        seen = (asked.verb, asked.kind.plural, asked.name, after)
+        with self._lock:
+            found = [t for t in self._traps if (t.verb, t.resource, t.name, t.after) == seen]
+            self._traps = [t for t in self._traps if t not in found]
+        for trap in found:
+            trap.spring()
+        return bool(found)
 
     def _hurt(self, asked: Target) -> None:
         with self._lock:

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Tries many configurations at once: JOS_URL=… JOS_API_KEY=… sh examples/wearables/search.sh FOLDER
+# WINDOWS and MODELS may be set. All jobs are created before the first is waited for.
+set -eu
+here=$(dirname "$0")
+jobs=
+for window in ${WINDOWS:-25 50}; do
+  for model in ${MODELS:-stats rocket hydra}; do
+    WAIT='' KEEP="$1/searched.txt" WINDOW=$window MODEL=$model NAME="$model, $window" sh "$here/run.sh" "$1"
+    jobs="$jobs $(cat "$1/searched.txt"):$window:$model"
+  done
+done
+
+for one in $jobs; do
+  IFS=: read -r job window model << END
+$one
+END
+  # the stream of events ends when the job is over
+  curl -fsSN -H "Authorization: Bearer $JOS_API_KEY" "$JOS_URL/v0.5/batch/jobs/$job/stream" > /dev/null
+  sh "$here/../download.sh" "$1" "$job" "$1/search/$job" > /dev/null
+  echo "$(python3 "$here/../evaluate.py" "$1" "$window" 5 "$1/search/$job" | tail -n 1)  window $window, $model"
+done | sort -r

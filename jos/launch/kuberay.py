@@ -1,0 +1,392 @@
+"""Drivers as RayJobs of KubeRay, one for each attempt; with Kueue, jobs that wait stand in its queues as well.
+
+All that is known comes from watches, and no job is ever asked about by itself: a RayJob costs one call to make it, one
+to delete it, and one for each change of its place in Kueue's queue. KubeRay wipes what it knew when it suspends or
+deletes, so what was said of an attempt that ended is remembered here for some minutes.
+May import: jos.core, jos.launch, jos.storage, jos.submission. Tests: tests/integration/test_kuberay_launcher.py.
+For people: docs/kubernetes.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from jos.core.admission import Node
+from jos.core.errors import ComputeFailed, ConfigInvalid
+from jos.core.model import Job, Json, Pipeline
+from jos.launch import pods
+from jos.launch import rayjob_truth as truth
+from jos.launch.base import DriverSeen, Offer, Offers, Waits, number_of
+from jos.launch.kube_api import POD, RAYCLUSTER, RAYJOB, WORKLOAD, Absent, Kind, KubeApi, Refused
+from jos.launch.kube_cache import Cache
+from jos.launch.kube_profile import KubeProfile, read_profile
+from jos.launch.kube_stop import Deadlines, Stopper
+from jos.launch.kube_watch import Watches
+from jos.launch.rayjob import (
+    ATTEMPT,
+    INSTALLATION,
+    JOB,
+    KUEUE_PRIORITY,
+    TOKEN,
+    driver_name,
+    installation,
+    kubernetes_name,
+    kueue_labels,
+    rayjob,
+)
+from jos.launch.rayjob_truth import Evidence
+from jos.settings import Settings
+from jos.storage.base import Storage
+from jos.submission import load_spec
+
+FORGET_SECONDS = 600.0  # what was said of one that is gone
+ON_ITS_WAY = 10.0  # seconds for a RayJob that was made to appear in the watch
+AGAIN = 30.0  # seconds until an offer that the cluster refused is tried again
+MOST_AT_ONCE = 20  # old RayJobs that one look deletes
+
+log = structlog.get_logger()
+
+
+def rights(profile: KubeProfile) -> dict[Kind, frozenset[str]]:
+    """Every right that is used, for the Role; a test compares them."""
+    look = frozenset({"list", "watch"})
+    used = {RAYJOB: look | {"create", "patch", "delete"}, RAYCLUSTER: look, POD: look}
+    return used | ({WORKLOAD: look} if profile.admission == "kueue" else {})
+
+
+def open_kuberay(settings: Settings, storage: Storage) -> KubeRay:
+    """By JOS_KUBE and this process's way to a cluster. Raises BadRequest or ConfigInvalid."""
+    profile = read_profile(settings.kube)
+
+    async def pipeline_of(job: Job) -> Pipeline:
+        return (await load_spec(job, storage)).pipeline
+
+    return KubeRay(KubeApi.connect(profile.namespace), profile, installation(storage.url), pipeline_of)
+
+
+def probe(profile: KubeProfile) -> Json:
+    """A RayJob as JOS makes them, to see whether a cluster would take it. It says nothing of GPUs, which only pipelines
+    that need them do."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    job = Job(
+        id="job_probe",
+        org_id="org_local",
+        name="probe",
+        pipeline_type="batch",
+        pipeline_key="probe",
+        pipeline_version="1.0.0",
+        parameters={},
+        created_at=now,
+        updated_at=now,
+        queued_at=now,
+    )
+    pipeline = Pipeline(
+        pipeline_key="probe",
+        pipeline_version="1.0.0",
+        name="probe",
+        worker="probe:Probe",
+        default_config={},
+        config_schema={},
+        user_config_schema={},
+        inputs={},
+        outputs={},
+    )
+    return rayjob(job, pipeline, profile, token="probe", number=1, installation="probe")
+
+
+@dataclass
+class Memory:
+    """What is known of a driver besides what the cluster says now."""
+
+    ended: DriverSeen | None = None  # the first that was said of its end: KubeRay may wipe it, or start another
+    ended_at: datetime | None = None
+    waited: Waits | None = None  # the last that it waited for
+    headless_since: datetime | None = None
+    farewell: str = ""  # why JOS deleted its RayJob
+    gone_at: float | None = None  # monotonic: its RayJob is no more
+
+
+class KubeRay:
+    """A Launcher, and with Kueue an Offers. `pipeline_of` gives the pipeline that a job was made with."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        profile: KubeProfile,
+        installation: str,
+        pipeline_of: Callable[[Job], Awaitable[Pipeline]],
+        deadlines: Deadlines = Deadlines(),
+    ) -> None:
+        self.api, self.profile = api, profile
+        self._kept = timedelta(seconds=max(profile.kept_seconds, profile.ttl_seconds_after_finished))
+        self.cache = Cache(self._gone)
+        kueue = profile.admission == "kueue"
+        self.watches = Watches(api, self.cache, {INSTALLATION: installation}, kueue=kueue)
+        self._installation, self._pipeline_of = installation, pipeline_of
+        self._stopper = Stopper(api, self.cache, self._has_ended, deadlines)
+        self._memories: dict[str, Memory] = {}  # by driver
+        self._made: dict[str, tuple[str, float]] = {}  # RayJob that was just made -> its job, and when, monotonic
+        self._refused: dict[str, tuple[str, float]] = {}  # driver -> why it cannot be offered, and when, monotonic
+        self._tidying: asyncio.Task[None] | None = None
+
+    @property
+    def optional_gpus(self) -> bool:
+        return self.profile.optional_gpus
+
+    # --- drivers ---
+
+    def name_of(self, job: Job) -> str:
+        return driver_name(job.id, job.attempt.number if job.attempt else 0)
+
+    async def start(self, job: Job) -> None:
+        attempt = job.attempt
+        assert attempt is not None, "only an admitted job can be started"
+        driver = self.name_of(job)
+        if attempt.driver or attempt.started_at is not None:
+            return
+        await self.watches.fresh()
+        memory = self._memories.get(driver)
+        if self._is_there(kubernetes_name(driver)) or (memory is not None and memory.ended is not None):
+            return
+        try:
+            await self._make(job, attempt.token, attempt.number)
+        except (Refused, ConfigInvalid) as error:
+            log.warning("the cluster refuses a driver", job=job.id, error=str(error))
+            self._end(driver, DriverSeen(driver, "ended", str(error)))
+
+    async def stop(self, name: str) -> None:
+        await self.watches.fresh()
+        rayjob_name = kubernetes_name(name)
+        found = self._find(rayjob_name)
+        if found is None:  # one that the watch has not told of yet, or none at all
+            await self._stopper.delete(rayjob_name)
+        elif found.state == "starting":
+            self._say_farewell(name, "The driver was stopped before it was up.")
+            await self._stopper.delete(rayjob_name)
+        elif found.state == "running":
+            self._say_farewell(name, "The driver was stopped.")
+            await self._stopper.stop(rayjob_name)
+
+    async def seen(self) -> dict[str, DriverSeen]:
+        await self.watches.fresh()
+        now = datetime.now(UTC)
+        there = {found.name: found for found in (self._look(name, now) for name in self.cache.rayjobs)}
+        gone = {name: memory.ended for name, memory in self._memories.items() if memory.ended and name not in there}
+        self._forget()
+        self._tidy(now)
+        return gone | there
+
+    async def nodes(self) -> tuple[Node, ...] | None:
+        """Node pools grow: what they offer now says nothing. Quotas limit, and the scheduler."""
+        return None
+
+    async def keep_warm(self, count: int, driving: Collection[str] = ()) -> None:
+        """Each attempt has a cluster of its own, so nothing can be kept warm for the next."""
+
+    async def close(self) -> None:
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
+        await self._stopper.close()
+        await self.watches.close()
+        await self.api.close()
+
+    # --- jobs that wait in Kueue ---
+
+    @property
+    def offers(self) -> Offers | None:
+        """Itself, where Kueue admits."""
+        return self if self.profile.admission == "kueue" else None
+
+    async def offer(self, job: Job, token: str) -> None:
+        await self.watches.fresh()
+        number = number_of(job, token)
+        driver = driver_name(job.id, number)
+        name = kubernetes_name(driver)
+        await self._renew(driver)
+        if self._is_there(name):
+            return await self._keep_priority(job, name)
+        try:
+            await self._make(job, token, number)
+        except (Refused, ConfigInvalid) as error:
+            self._refused[driver] = str(error), time.monotonic()
+            raise Refused(str(error)) from error
+
+    async def offered(self) -> dict[str, Offer]:
+        await self.watches.fresh()
+        now = datetime.now(UTC)
+        found: dict[str, Offer] = {}
+        for name in list(self.cache.rayjobs):
+            evidence = self.cache.evidence(name)
+            seen = self._look(name, now)
+            if seen.state == "ended" or _leaves(evidence):
+                continue
+            offer = _offer(evidence, now)
+            known = found.get(offer.job_id)
+            if known is None or (known.number or 0) < (offer.number or 0):  # one that is about to end may stand beside
+                found[offer.job_id] = offer
+        return found
+
+    async def _renew(self, driver: str) -> None:
+        """An attempt that nobody was given can be offered again, though KubeRay or the cluster refused it; not at once.
+        Raises Refused with what was said, until then."""
+        name, memory = kubernetes_name(driver), self._memories.get(driver)
+        if memory is not None and memory.ended is not None:
+            self._refused[driver] = memory.ended.message, time.monotonic()
+            if name in self.cache.rayjobs:
+                await self._stopper.delete(name)
+            if memory.gone_at is not None:
+                del self._memories[driver]
+        if (refused := self._refused.get(driver)) is not None and time.monotonic() - refused[1] < AGAIN:
+            raise Refused(refused[0])
+        self._refused.pop(driver, None)
+
+    async def withdraw(self, job_id: str) -> None:
+        await self.watches.fresh()
+        for name in list(self._live(job_id)):
+            found = self._find(name)
+            if found is not None and found.state == "running":
+                continue  # no offer any more
+            if found is not None:
+                self._say_farewell(found.name, "It was taken out of Kueue's queue.")
+            await self._stopper.delete(name)
+
+    async def _keep_priority(self, job: Job, name: str) -> None:
+        """A merge patch: applying all of it again would undo what Kueue has written into the pods' templates."""
+        if name not in self.cache.rayjobs:
+            return  # just made; the next look will tell
+        wanted = kueue_labels(job.queue, job.priority, self.profile).get(KUEUE_PRIORITY)
+        has = pods.labels(self.cache.rayjobs[name]).get(KUEUE_PRIORITY)
+        if wanted == has or wanted is None:
+            return
+        log.info("priority changes in Kueue", job=job.id, rayjob=name, priority=wanted)
+        try:
+            await self.api.merge(RAYJOB, name, {"metadata": {"labels": {KUEUE_PRIORITY: wanted}}})
+        except Absent:
+            return
+
+    # --- RayJobs ---
+
+    async def _make(self, job: Job, token: str, number: int) -> None:
+        """Raises Refused or ConfigInvalid where no repetition would help."""
+        pipeline = await self._pipeline_of(job)
+        body = rayjob(job, pipeline, self.profile, token=token, number=number, installation=self._installation)
+        await self.api.apply(RAYJOB, body)
+        self._made[body["metadata"]["name"]] = job.id, time.monotonic()
+        log.info("RayJob made", job=job.id, rayjob=body["metadata"]["name"])
+
+    def _is_there(self, name: str) -> bool:
+        made = self._made.get(name)
+        return name in self.cache.rayjobs or (made is not None and time.monotonic() - made[1] < ON_ITS_WAY)
+
+    def _live(self, job_id: str) -> Iterator[str]:
+        """RayJobs of a job whose driver has not ended, those that the watch has not told of yet included."""
+        known = self.cache.of_job(job_id)  # no list of all: a thousand jobs may be asked about in a row
+        for name in known:
+            found = self._look(name, datetime.now(UTC))
+            if found.state != "ended" and not _leaves(self.cache.evidence(name)):
+                yield name
+        for name, (owner, _) in list(self._made.items()):
+            if owner == job_id and name not in known and self._is_there(name):
+                yield name
+
+    # --- what is known of them ---
+
+    def _find(self, name: str) -> DriverSeen | None:
+        return self._look(name, datetime.now(UTC)) if name in self.cache.rayjobs else None
+
+    def _has_ended(self, name: str) -> bool:
+        found = self._find(name)
+        return found is None or found.state == "ended"
+
+    def _look(self, name: str, now: datetime) -> DriverSeen:
+        evidence = self.cache.evidence(name)
+        memory = self._memory(truth.driver_name(evidence.rayjob))
+        if memory.ended is not None:
+            return memory.ended
+        memory.headless_since = (memory.headless_since or now) if truth.headless(evidence) else None
+        seen = truth.truth(replace(evidence, headless_since=memory.headless_since, waited=memory.waited), now)
+        memory.waited = seen.waits or memory.waited
+        if seen.state == "ended":
+            self._end(seen.name, seen)
+        return seen
+
+    def _end(self, driver: str, seen: DriverSeen) -> None:
+        memory = self._memory(driver)
+        memory.ended, memory.ended_at = seen, datetime.now(UTC)
+        if kubernetes_name(driver) not in self.cache.rayjobs:
+            memory.gone_at = time.monotonic()
+
+    def _memory(self, driver: str) -> Memory:
+        return self._memories.setdefault(driver, Memory())
+
+    def _say_farewell(self, driver: str, words: str) -> None:
+        memory = self._memory(driver)
+        memory.farewell = memory.farewell or words
+
+    def _gone(self, evidence: Evidence) -> None:
+        """Its RayJob was deleted, by whomever."""
+        driver = truth.driver_name(evidence.rayjob)
+        self._made.pop(evidence.rayjob["metadata"]["name"], None)
+        memory = self._memory(driver)
+        if memory.ended is None:
+            last = truth.truth(replace(evidence, waited=memory.waited), datetime.now(UTC))
+            words = memory.farewell or f"Its RayJob {evidence.rayjob['metadata']['name']} was deleted, and not by JOS."
+            memory.ended = last if last.state == "ended" else DriverSeen(driver, "ended", words, None, last.started_at)
+        memory.gone_at = time.monotonic()
+
+    def _forget(self) -> None:
+        before = time.monotonic() - FORGET_SECONDS
+        for driver in [d for d, m in self._memories.items() if m.gone_at is not None and m.gone_at < before]:
+            del self._memories[driver]
+        for driver in [d for d, (_, at) in self._refused.items() if at < before]:
+            del self._refused[driver]
+        for name in [n for n, (_, made) in self._made.items() if time.monotonic() - made > ON_ITS_WAY]:
+            del self._made[name]
+
+    # --- what is over ---
+
+    def _tidy(self, now: datetime) -> None:
+        """Deletes RayJobs whose driver is dead though KubeRay thinks otherwise, and those that ended long ago."""
+        if self._tidying is not None and not self._tidying.done():
+            return
+        old = [name for name in self.cache.rayjobs if self._is_over(name, now)][:MOST_AT_ONCE]
+        if old:
+            self._tidying = asyncio.create_task(self._delete(old))
+
+    def _is_over(self, name: str, now: datetime) -> bool:
+        found = self.cache.rayjobs[name]
+        memory = self._memory(truth.driver_name(found))
+        if memory.ended is None or memory.ended_at is None or "deletionTimestamp" in found["metadata"]:
+            return False
+        return not truth.is_over(found) or now - (truth.ended_at(found) or memory.ended_at) > self._kept
+
+    async def _delete(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                await self._stopper.delete(name)
+            except ComputeFailed as error:
+                log.warning("RayJobs that are over stay for now", error=str(error))
+                return
+
+
+def _offer(evidence: Evidence, now: datetime) -> Offer:
+    labels, annotations = pods.labels(evidence.rayjob), evidence.rayjob["metadata"].get("annotations") or {}
+    number, admitted = labels.get(ATTEMPT, ""), truth.admitted(evidence)
+    return Offer(
+        job_id=labels.get(JOB, ""),
+        token=annotations.get(TOKEN, ""),
+        admitted=admitted,
+        message="" if admitted else truth.kueue_says(evidence, now),
+        number=int(number) if number.isdecimal() else None,
+    )
+
+
+def _leaves(evidence: Evidence) -> bool:
+    return "deletionTimestamp" in evidence.rayjob["metadata"]

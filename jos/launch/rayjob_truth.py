@@ -1,0 +1,275 @@
+"""What is true of one attempt's driver, from the Kubernetes objects of its RayJob.
+
+KubeRay's `jobStatus` alone is not believed: it stays RUNNING when the head dies, at a deadline, and when the cluster is
+suspended. `jobDeploymentStatus` and `reason` come first, then the head pod, then the rest.
+Pure: objects and the time go in, a DriverSeen comes out. May import: stdlib, jos.core.commands, jos.launch.
+Tests: tests/unit/test_rayjob_truth.py, with recordings of a real KubeRay and Kueue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from jos.core.commands import Reason
+from jos.launch import pods
+from jos.launch.base import DriverSeen, Waits
+from jos.launch.pods import Object
+
+HEADLESS = timedelta(seconds=10)  # so long a running job may have no head pod that we know of: watches differ in pace
+IGNORED = timedelta(seconds=15)  # so long KubeRay may not look at a new RayJob before its owner is told what to check
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+
+_ENDED = {
+    "SubmissionFailed": "KubeRay could not hand the driver to Ray.",
+    "DeadlineExceeded": "Its RayJob ran for longer than its activeDeadlineSeconds.",
+    "JobDeploymentStatusTransitionGracePeriodExceeded": "Ray says that the driver ended, and KubeRay missed it.",
+    "JobStatusCheckTimeoutExceeded": "The head of its Ray cluster did not answer KubeRay for minutes.",
+    "ValidationFailed": "KubeRay refuses its RayJob: it is older than 1.7, or something changed what JOS wrote.",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The objects of one attempt at one moment."""
+
+    rayjob: Object
+    cluster: Object | None = None
+    pods: Sequence[Object] = ()  # of that cluster
+    dead_head: Object | None = None  # the last head pod of that cluster that was deleted, as it was last seen
+    workload: Object | None = None  # Kueue's
+    headless_since: datetime | None = None  # it runs, but no head pod is known
+    waited: Waits | None = None  # what it was last known to wait for
+
+
+def driver_name(rayjob: Object) -> str:
+    """What JOS calls the driver: Ray's submission id."""
+    return str(rayjob["spec"].get("jobId") or rayjob["metadata"]["name"])
+
+
+def truth(evidence: Evidence, now: datetime) -> DriverSeen:
+    status = _status(evidence.rayjob)
+    name = driver_name(evidence.rayjob)
+    started = pods.time((status.get("rayJobInfo") or {}).get("startTime"))
+    if (message := _end(evidence, now)) is not None:
+        return DriverSeen(name, "ended", message, _exit_code(status), started)
+    if suspended(evidence.rayjob):
+        return DriverSeen(name, "starting", waits=_waits_suspended(evidence, now), suspended=True)
+    if runs(evidence.rayjob):
+        return DriverSeen(name, "running", started_at=started)
+    return DriverSeen(name, "starting", waits=_waits(evidence, now))
+
+
+def suspended(rayjob: Object) -> bool:
+    """Its place was taken away, or it was not given one yet. Kueue's order counts before KubeRay has obeyed it."""
+    return bool(rayjob["spec"].get("suspend")) or _deployment(rayjob) in ("Suspending", "Suspended")
+
+
+def runs(rayjob: Object) -> bool:
+    """Ray has started the driver, and KubeRay does not say that it ended; it may be dead with its head all the same."""
+    return _deployment(rayjob) == "Running" and _status(rayjob).get("jobStatus") not in (None, "", "PENDING")
+
+
+def headless(evidence: Evidence) -> bool:
+    """It runs, and no head pod of its cluster is known."""
+    return runs(evidence.rayjob) and not suspended(evidence.rayjob) and _head(evidence) is None
+
+
+def is_over(rayjob: Object) -> bool:
+    """As KubeRay sees it, which then has ended its cluster, too."""
+    return _deployment(rayjob) in ("Complete", "Failed", "ValidationFailed")
+
+
+def ended_at(rayjob: Object) -> datetime | None:
+    return pods.time(_status(rayjob).get("endTime"))
+
+
+def admitted(evidence: Evidence) -> bool:
+    """Kueue holds capacity for it."""
+    workload = evidence.workload
+    return workload is not None and pods.holds(workload, "Admitted") and not pods.holds(workload, "Evicted")
+
+
+def _status(rayjob: Object) -> Object:
+    return rayjob.get("status") or {}
+
+
+def _deployment(rayjob: Object) -> str:
+    return str(_status(rayjob).get("jobDeploymentStatus") or "")
+
+
+def _head(evidence: Evidence) -> Object | None:
+    return next((pod for pod in evidence.pods if pods.is_head(pod)), None)
+
+
+# --- ended --------------------------------------------------------------------------------------------
+
+
+def _end(evidence: Evidence, now: datetime) -> str | None:
+    """Why it ended; None: it did not."""
+    status, deployment = _status(evidence.rayjob), _deployment(evidence.rayjob)
+    said = str(status.get("message") or "")
+    if deployment == "Complete":
+        return _complete(str(status.get("jobStatus") or ""), said)
+    if deployment in ("Failed", "ValidationFailed"):
+        return _failed(evidence, str(status.get("reason") or ""), said, now)
+    if deployment == "Retrying" or (status.get("failed") or 0) > 0:  # its words are wiped when the next one starts
+        again = "The driver failed, and KubeRay starts another one, which JOS did not ask for (backoffLimit)."
+        return (said if deployment == "Retrying" else "") or again
+    if runs(evidence.rayjob) and not suspended(evidence.rayjob):
+        return _beheaded(evidence, now)
+    return None
+
+
+def _complete(job_status: str, said: str) -> str:
+    if job_status == "STOPPED":
+        return said or "The driver was stopped."
+    return said or "The driver ended."
+
+
+def _failed(evidence: Evidence, reason: str, said: str, now: datetime) -> str:
+    if reason == "AppFailed":
+        return said or "The driver failed."
+    if reason == "PreRunningDeadlineExceeded":
+        seconds = evidence.rayjob["spec"].get("preRunningDeadlineSeconds")
+        waits = _trouble(evidence) or evidence.waited
+        last = f" The last that was seen: {waits.message}" if waits is not None else ""
+        return f"Its pods were not up within {seconds or '?'} s (preRunningDeadlineSeconds).{last}"
+    words = _ENDED.get(reason, f"KubeRay gave it up ({reason or 'for no reason'}).")
+    head = _head(evidence) or evidence.dead_head
+    died = None if head is None else pods.death(head, now)
+    return " ".join(filter(None, (words, said, died)))
+
+
+def _beheaded(evidence: Evidence, now: datetime) -> str | None:
+    """How its head died, and its driver with it, whatever KubeRay still says; None: the head lives."""
+    head, dead = _head(evidence), evidence.dead_head
+    since = pods.time((_status(evidence.rayjob).get("rayJobInfo") or {}).get("startTime"))
+    if dead is not None:
+        why = pods.killed_at(dead)
+        where = f" on node {pods.node(dead)}" if pods.node(dead) else ""
+        return f"The head pod {pods.name(dead)} was deleted{where}{f' ({why})' if why else ''}: its driver is lost."
+    if head is None:
+        long_ago = evidence.headless_since is not None and now - evidence.headless_since >= HEADLESS
+        return "The head pod of its Ray cluster is gone: its driver is lost." if long_ago else None
+    if (died := pods.death(head, now)) is not None:
+        return died
+    return pods.restarted(head, since) if since is not None else None
+
+
+def _exit_code(status: Object) -> int | None:
+    if status.get("jobDeploymentStatus") == "Complete" and status.get("jobStatus") == "SUCCEEDED":
+        return 0
+    found = re.search(r"failed with exit code (-?\d+)", str(status.get("message") or "")[:500])
+    return int(found[1]) if found else None
+
+
+# --- not running yet ----------------------------------------------------------------------------------
+
+
+def _waits_suspended(evidence: Evidence, now: datetime) -> Waits:
+    if evidence.workload is None and QUEUE_LABEL not in pods.labels(evidence.rayjob):
+        words = "Somebody suspended its RayJob (spec.suspend); it starts when that is taken back."
+        return Waits(Reason.WAITING_FOR_OPERATOR, words)
+    return Waits(Reason.WAITING_IN_KUEUE, kueue_says(evidence, now))
+
+
+def kueue_says(evidence: Evidence, now: datetime) -> str:
+    """Why it waits, in Kueue's own words."""
+    workload = evidence.workload
+    if workload is None:
+        words = "Kueue is about to look at it."
+        return _overlooked(evidence.rayjob, now, "Kueue", "it runs and manages RayJobs") or words
+    for kind, wanted in (("Evicted", "True"), ("QuotaReserved", "False")):
+        found = pods.condition(workload, kind)
+        if found.get("status") == wanted and found.get("message"):
+            return f"Kueue: {found['message']}"
+    if pods.holds(workload, "Admitted"):
+        return "Kueue admitted it; its pods are about to be made."
+    spec = workload.get("spec") or {}
+    if not spec.get("active", True):
+        return "Kueue does not look at it: its Workload was deactivated (spec.active is false)."
+    queue = spec.get("queueName") or "?"
+    check = f"LocalQueue {queue} exists, and that its ClusterQueue is active"
+    return _overlooked(evidence.rayjob, now, "Kueue", check) or f"It stands in Kueue's queue {queue}."
+
+
+def _overlooked(rayjob: Object, now: datetime, who: str, check: str) -> str | None:
+    """What to check when nobody has looked at a RayJob that is not new."""
+    metadata = rayjob["metadata"]
+    made = pods.time(metadata.get("creationTimestamp"))
+    if made is None or now - made <= IGNORED:
+        return None
+    seconds = (now - made).total_seconds()
+    return f"{who} has not looked at RayJob {metadata['name']} for {seconds:.0f} s. Check that {check}."
+
+
+def _waits(evidence: Evidence, now: datetime) -> Waits:
+    deployment = _deployment(evidence.rayjob)
+    if deployment == "":
+        return _unseen(evidence, now)
+    if deployment != "Initializing":
+        return Waits(Reason.WAITING_FOR_RAY, "Its pods are up; Ray starts the driver.")
+    return _trouble(evidence) or _coming(evidence)
+
+
+def _unseen(evidence: Evidence, now: datetime) -> Waits:
+    namespace = evidence.rayjob["metadata"].get("namespace", "?")
+    late = None
+    if not _status(evidence.rayjob):
+        late = _overlooked(evidence.rayjob, now, "KubeRay", f"its operator runs and watches namespace {namespace}")
+    return Waits(Reason.WAITING_FOR_OPERATOR, late or "KubeRay is about to look at its RayJob.")
+
+
+def _trouble(evidence: Evidence) -> Waits | None:
+    """The first thing that will not mend itself, or not soon: the head's before the workers'."""
+    if evidence.cluster is not None and (refused := _refused(evidence.cluster)) is not None:
+        return refused
+    found = (pods.fault(pod) for pod in _in_order(evidence.pods))
+    return next((waits for waits in found if waits is not None), None)
+
+
+def _refused(cluster: Object) -> Waits | None:
+    """Pods that the API server did not let KubeRay make."""
+    failure = pods.condition(cluster, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return None
+    said = " ".join(str(failure.get("message") or failure.get("reason") or "").split())[:600]
+    if "exceeded quota" in said or "must specify" in said:
+        advice = "Raise the namespace's ResourceQuota, or wait until other pods there have ended."
+        return Waits(Reason.CLUSTER_QUOTA, f"The quota of the namespace refuses its pods: {said} {advice}")
+    return Waits(Reason.PODS_REFUSED, f"The cluster refuses its pods: {said}")
+
+
+def _coming(evidence: Evidence) -> Waits:
+    """How far its pods are, when nothing is wrong with them."""
+    known = _in_order(evidence.pods)
+    late = [pod for pod in known if not pods.is_ready(pod)]
+    head = _head(evidence)
+    if head is None:
+        return Waits(Reason.WAITING_FOR_HEAD, "KubeRay is making its Ray cluster; there is no head pod yet.")
+    if late and (making := pods.progress(late[0])) is not None:
+        return making
+    if head in late:
+        where = f" on node {pods.node(head)}" if pods.node(head) else ""
+        return Waits(Reason.WAITING_FOR_HEAD, f"Head pod {pods.name(head)} is starting{where}.")
+    if late:
+        ready = len(known) - len(late)
+        return Waits(
+            Reason.WAITING_FOR_WORKERS, f"{ready} of {len(known)} pods are ready; {pods.name(late[0])} is starting."
+        )
+    if _workers_wanted(evidence) > len(known) - 1:
+        return Waits(Reason.WAITING_FOR_WORKERS, "The head is ready; KubeRay is making the pods of its indexes.")
+    return Waits(Reason.WAITING_FOR_RAY, "Its pods are ready; KubeRay is about to hand the driver to Ray.")
+
+
+def _in_order(found: Sequence[Object]) -> list[Object]:
+    return sorted(found, key=lambda pod: (not pods.is_head(pod), pods.name(pod)))
+
+
+def _workers_wanted(evidence: Evidence) -> int:
+    status = (evidence.cluster or {}).get("status") or {}
+    return int(status.get("desiredWorkerReplicas") or 0)
