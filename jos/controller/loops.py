@@ -41,7 +41,8 @@ async def keep(name: str, step: Step, every: float, stop: asyncio.Event, failed:
 async def pause(stop: asyncio.Event, seconds: float) -> None:
     if seconds > 0:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for loses a cancel that comes together with the event
+                await stop.wait()
 
 
 def complain(name: str, error: Exception, failed: Callable[[str], None]) -> None:

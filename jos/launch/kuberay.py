@@ -170,7 +170,8 @@ class KubeRay:
 
     async def news(self, seconds: float) -> dict[str, DriverSeen]:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stirred.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for loses a cancel that comes together with the event
+                await self._stirred.wait()
         self._stirred.clear()
         news, self._news = self._news, {}
         found: dict[str, DriverSeen] = {}
