@@ -105,7 +105,7 @@ walks: .venv/.test ## thousands of new random walks over admission's rules, some
 bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all
 
-image: ## both images built and pushed, their digests written into k8s: make image REGISTRY=registry.example/team
+image: $(if $(NPM),$(CONSOLE)) ## both images built and pushed, their digests written into k8s: make image REGISTRY=registry.example/team
 	@test -n "$(REGISTRY)" || { echo "Say where images go: make image REGISTRY=registry.example/team" >&2; exit 2; }
 	$(PYTHON) k8s/images.py --registry "$(REGISTRY)" --build-arg "TORCH=$(TORCH)" --build-arg "SMOLLM2=$(SMOLLM2)"
 
