@@ -12,7 +12,7 @@ NPM := $(shell command -v npm)
 CONSOLE := jos/console/dist/index.html
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-activity demo-finetune up console screenshots test check lint types unit contract integration e2e chaos fuzz walks bench \
+.PHONY: help demo demo-activity demo-finetune up console screenshots test check lint types unit contract integration e2e long chaos fuzz walks bench \
 	image image-steps lock clean
 
 help: ## this list
@@ -69,10 +69,12 @@ $(CONSOLE): jos/console/node_modules/.made openapi.json jos/console/index.html $
 screenshots: .venv/.test $(CONSOLE) .browser/chromium ## docs/screenshots/*.png, of the console at work
 	$(BIN)/python tests/browser/screenshots.py
 
+# the heavy suites two at a time: each of their tests fills a core with processes
 test: .venv/.test .venv/.checkov-$(CHECKOV) $(if $(NPM),$(CONSOLE) .browser/chromium) ## all tests, short versions of the long ones
 	$(if $(NPM),cd jos/console && npm test --silent)
 	$(BIN)/python -m pytest -q -n 2 tests/unit
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/contract tests/integration tests/e2e tests/chaos
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not long" tests/contract tests/integration
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" tests/e2e tests/chaos
 
 check: .venv/.test lint types unit ## lint, types and unit tests, in under a minute
 
@@ -91,8 +93,11 @@ contract: .venv/.checkov-$(CHECKOV)
 contract integration e2e: .venv/.test
 	$(BIN)/python -m pytest -q tests/$@
 
+long: .venv/.test ## the tests that `make test` leaves out for their length, one after the other
+	$(BIN)/python -m pytest -q -m long tests/integration tests/e2e
+
 chaos: .venv/.test ## everything killed in random order for 15 minutes, under load; seeds are printed
-	JOS_CHAOS_KILLS=10 JOS_CHAOS_SECONDS=900 JOS_CHAOS_JOBS=20 JOS_CHAOS_STEPS=100 $(BIN)/python -m pytest -q -s --timeout 3000 tests/chaos
+	JOS_CHAOS_KILLS=10 JOS_CHAOS_SECONDS=900 JOS_CHAOS_JOBS=20 JOS_CHAOS_STEPS=100 $(BIN)/python -m pytest -q -s --timeout 3000 tests/chaos tests/e2e/test_kuberay_crashes.py
 	JOS_RECORDS=200 $(BIN)/python -m pytest -q --timeout 3000 tests/integration/test_activity.py
 
 fuzz: .venv/.test ## ten minutes of schemathesis over the whole OpenAPI

@@ -1,6 +1,6 @@
 """kill -9 of whatever a job runs on, at random moments; the end must be the same as without.
 
-JOS_CHAOS_KILLS says how often (3 in a test run, 10 in `make chaos`). JOS_CHAOS_SEED draws the victims and moments of
+JOS_CHAOS_KILLS says how often (2 in a test run, 10 in `make chaos`). JOS_CHAOS_SEED draws the victims and moments of
 an earlier run again; what the machine makes of them is up to the machine.
 """
 
@@ -22,7 +22,7 @@ from jos.core.model import Status
 from jos.request import build
 from jos.store import embedded
 
-KILLS = int(os.environ.get("JOS_CHAOS_KILLS", "3"))
+KILLS = int(os.environ.get("JOS_CHAOS_KILLS", "2"))
 SEED = int(os.environ.get("JOS_CHAOS_SEED") or secrets.randbelow(1 << 32))
 SPAN, SPANS_PER_PART, WINDOW = 8, 4, 16
 CONFIG = {

@@ -1,7 +1,7 @@
 """kill -9 of the controller at each step of a preemption on Kubernetes, by JOS's own admission and by Kueue. Both jobs
 must come to the right end: one RayJob and one driver for each attempt, the bytes of an undisturbed run, nothing left.
 
-JOS_CHAOS_STEPS says at how many steps (2 in a test run, all in `make chaos`).
+JOS_CHAOS_STEPS says at how many steps (1 in a test run, all in `make chaos`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kube_service import KubeService, shouted
 from manifests_lab import combined
 from services_lab import S3
 
-STEPS = int(os.environ.get("JOS_CHAOS_STEPS", "2"))
+STEPS = int(os.environ.get("JOS_CHAOS_STEPS", "1"))
 ONE_AT_A_TIME = {"queues": {"default": {"quota": {"cpu": 1}, "preemption": {"within_queue": "lower_priority"}}}}
 
 # what happens to whom, in which attempt

@@ -30,7 +30,7 @@ def shouted(count: int) -> bytes:
 def told(lab: Lab, *arguments: object, code: int = 0) -> Any:
     """What a `jos … --json` command says, and nothing but JSON on its standard output."""
     process = lab.jos(*arguments, "--json")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, f"{out}\n{err}"
     return json.loads(out)
 
@@ -53,7 +53,7 @@ def test_ray_job_submit_runs_a_job_file_with_no_service_at_all(tmp_path: Path, d
         command += ["python", "-m", "jos.driver", "run", str(file), "--json"]
         environment = {**os.environ, **RAY_ENVIRONMENT}
         done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=120, check=False
+            command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=300, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "succeeded" in done.stdout
@@ -105,7 +105,7 @@ else:
 def test_a_script_runs_cancels_resumes_and_reads_a_job(lab: Lab) -> None:
     files = [lab.write(name, texts(30)) for name in ("a.jsonl", "b.jsonl")]
     command = [sys.executable, "-W", "error", "-c", SCRIPT, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, env=lab.environment, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=lab.environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "60/60" in done.stderr  # the progress bar of `wait`
 
@@ -131,7 +131,7 @@ def test_the_command_line_runs_and_shows_a_job(lab: Lab) -> None:
     outputs = told(lab, "outputs", job_id, "--download", "results")
     assert [o["filename"] for o in outputs["outputs"]] == [f"{shown['inputs'][0]['id']}_output.jsonl"]
     assert (lab.folder / "results" / outputs["outputs"][0]["filename"]).read_bytes() == shouted(40)
-    out, _ = lab.jos("events", job_id, "--json").communicate(timeout=30)
+    out, _ = lab.jos("events", job_id, "--json").communicate(timeout=120)
     events = [json.loads(line) for line in out.splitlines()]
     assert [e["id"] for e in events] == list(range(1, len(events) + 1))
     assert events[-1]["event_type"] == "job.completed"
@@ -165,7 +165,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(lab: Lab) -> None:
     [job] = lab.engine.jobs()[1]
     lab.wait_for_tasks(job.id, 8)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 4, out + err
     assert "Traceback" not in out + err
     assert f"resume {job.id}" in err

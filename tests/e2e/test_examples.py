@@ -33,7 +33,7 @@ class Steps:
             text=True,
             env=self.environment | environment,
             cwd=self.cwd,
-            timeout=180,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, f"{script}:\n{done.stdout}\n{done.stderr}"

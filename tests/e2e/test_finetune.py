@@ -45,7 +45,7 @@ def predictions(folder: Path) -> set[str]:
 
 def told(lab: Lab, *arguments: object, code: int = 0) -> tuple[Any, str]:
     process = lab.jos(*arguments)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, f"{out}\n{err}"
     return out, err
 
@@ -77,6 +77,7 @@ def test_mistakes_are_told_before_anything_is_made(lab: Lab, data: Path) -> None
     assert lab.engine.jobs()[0] == 0
 
 
+@pytest.mark.long
 def test_a_server_trains_from_files_here_and_its_model_classifies(up: Up, data: Path) -> None:
     trained = up.jos("finetune", "--train", data / "train", "--method", "knn", *OPTIONS[:-4], "--watch")
     model = trained["checkpoints"][-1]

@@ -32,7 +32,7 @@ def own_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def executed(notebook: Any, folder: Path, environment: Mapping[str, str]) -> None:
     """Fills in its outputs. A cell that raises fails the test with its traceback."""
-    client = nbclient.NotebookClient(notebook, timeout=180, kernel_name="python3")
+    client = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3")
     client.execute(cwd=str(folder), env=dict(environment))
 
 

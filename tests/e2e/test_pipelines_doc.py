@@ -26,7 +26,7 @@ def test_a_stranger_follows_the_page_from_nothing_to_a_job_s_output(lab: Lab) ->
         text=True,
         env={k: v for k, v in lab.environment.items() if k != "JOS_PIPELINES"},
         cwd=lab.folder,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr

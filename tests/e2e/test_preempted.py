@@ -96,6 +96,7 @@ def ask(service: Service, file: str) -> str:
     return service.create("activity-detection", [file], generation=generation, seed=5)
 
 
+@pytest.mark.long
 def test_a_preempted_language_model_gives_the_very_same_answers(service: Service) -> None:
     pytest.importorskip("xllamacpp")
     file = service.records("pump.jsonl", [{"instruction": "State?", "prompt": f"flow {n}"} for n in range(16)])

@@ -35,7 +35,7 @@ def test_the_readme_s_curl_lines_work_as_they_stand(up: Up, tmp_path: Path) -> N
         text=True,
         env=environment,
         cwd=tmp_path,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr + up.said()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from jobs_lab import Lab, alive, kill, until
 
@@ -83,6 +84,7 @@ def hits(lab: Lab, checkpoint_id: str, apart: float = 1) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.long
 def test_a_training_killed_at_any_step_leaves_the_very_same_checkpoints(lab: Lab) -> None:
     calm, hurt = fine_tune(lab, 2), fine_tune(lab, 1)  # and however many indexes prepare it
     lab.complete(calm)

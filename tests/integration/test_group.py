@@ -151,6 +151,7 @@ def test_two_ranks_come_to_the_weights_of_one_and_stop_at_the_end_of_a_span(tmp_
     asyncio.run(go())
 
 
+@pytest.mark.long
 def test_a_training_by_two_indexes_survives_the_death_of_one(lab: Lab) -> None:
     alone = lab.submit("train-together", group=1, parallelism=1)
     lab.complete(alone)

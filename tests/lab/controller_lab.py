@@ -37,7 +37,7 @@ PACES = Paces(
 LIMITS = Limits(silence=0.4, alone=1.0, moment=0.0, start=0.8, evicted=0.1, drain=0.2, proof=0.6, orphan=0.1)
 
 
-async def until(look: Callable[[], Awaitable[Any]], seconds: float = 45.0, what: str = "") -> Any:
+async def until(look: Callable[[], Awaitable[Any]], seconds: float = 180.0, what: str = "") -> Any:
     """The first true value of `look()`; fails after the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := await look()):

@@ -125,7 +125,7 @@ class Site:
         self.cluster.objects.patch("rayjobs", NAMESPACE, name, patch)
 
 
-async def until(what: Callable[[], Awaitable[T]], seconds: float = 60.0) -> T:
+async def until(what: Callable[[], Awaitable[T]], seconds: float = 180.0) -> T:
     deadline = time.monotonic() + seconds
     while True:
         if found := await what():

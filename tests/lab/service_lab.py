@@ -214,16 +214,17 @@ class Service:
         found: dict[str, Any] = self.get(f"/batch/jobs/{job_id}")
         return found
 
-    def wait(self, job_id: str, *statuses: str, seconds: float = 180) -> dict[str, Any]:
+    def wait(self, job_id: str, *statuses: str, seconds: float = 300) -> dict[str, Any]:
         """Until the job reads one of the statuses (default: any final one)."""
         wanted = set(statuses) or TERMINAL
-        deadline = time.monotonic() + seconds
+        started = time.monotonic()
         while (job := self.job(job_id))["status"] not in wanted:
-            if time.monotonic() > deadline or (job["status"] in TERMINAL and not wanted & TERMINAL):
+            waited = time.monotonic() - started
+            if waited > seconds or (job["status"] in TERMINAL and not wanted & TERMINAL):
                 events = [f"{e['event_type']}: {e['message']}" for e in self.events(job_id)]
                 said = "\n".join(f"{p.log.name}:\n{p.said}" for p in (self.api, *self.controllers))
                 pytest.fail(f"{job_id} is {job['status']}, not {wanted}:\n{job}\n" + "\n".join(events) + f"\n{said}")
-            time.sleep(0.05)
+            time.sleep(min(max(0.05, waited / 50), 0.5))
         return job
 
     def events(self, job_id: str, event_type: str | None = None) -> list[dict[str, Any]]:
@@ -234,7 +235,7 @@ class Service:
         assert [e["id"] for e in found] == list(range(1, len(found) + 1))
         return [e for e in found if event_type in (None, e["event_type"])]
 
-    def wait_for(self, job_id: str, event_type: str, count: int = 1, seconds: float = 120) -> list[dict[str, Any]]:
+    def wait_for(self, job_id: str, event_type: str, count: int = 1, seconds: float = 240) -> list[dict[str, Any]]:
         def look() -> list[dict[str, Any]]:
             found = self.events(job_id, event_type)
             return found if len(found) >= count else []
