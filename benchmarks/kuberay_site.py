@@ -3,7 +3,7 @@ rules, and what lives behind it and in the store: RayJobs that run as soon as th
 
     python -m benchmarks.kuberay_site KUBECONFIG STORE_URL
 
-Takes orders as JSON lines on stdin (`{"jobs": 1000}`, `{"changes": 5000, "rate": 50}`, `{"deaths": 100, "rate": 50}`,
+Takes orders as JSON lines on stdin (`{"jobs": 1000}`, `{"changes": 5000, "rate": 50}`, `{"cpu": true}`,
 `{"finish": true}`), each answered by a line of JSON. All times are of the monotonic clock, which the processes of a
 machine share. May import: jos.core, jos.store, tests/lab.
 """
@@ -187,6 +187,8 @@ async def main() -> None:
             order = json.loads(line)
             if "jobs" in order:
                 answer = await site.jobs(order["jobs"])
+            elif "cpu" in order:
+                answer = {"cpu": time.process_time()}
             elif "changes" in order:
                 answer = await site.changes(order["changes"], order["rate"])
             else:
