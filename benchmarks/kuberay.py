@@ -34,6 +34,7 @@ import structlog
 
 from benchmarks.harness import LAB, ROOT, Report, Spread, bar, end, rounds, sandbox, say, table
 from jos.controller.controller import Controller
+from jos.controller.loops import spare_the_collector
 from jos.controller.reconcile import Limits
 from jos.core.commands import Command, DriverGone
 from jos.core.model import Job, Pipeline
@@ -76,12 +77,15 @@ class Watched:
         self.heard: list[float] = []  # seconds from a change to its arrival
         self.decided: defaultdict[str, list[float]] = defaultdict(list)  # job -> when its driver was given up
         self.looks: list[float] = []  # seconds
+        self.lists: list[float] = []  # seconds; after the first ones, of what belongs to a job whose head died
         self._known: set[str] = set()
         self.dead: defaultdict[str, list[float]] = defaultdict(list)  # job -> when the death of its head arrived
         self._put, self._drop = launcher.cache.put, launcher.cache.drop
         self._transact, self._seen = store.transact, launcher.seen
         launcher.cache.put = self.put  # type: ignore[method-assign]
         launcher.cache.drop = self.drop  # type: ignore[method-assign]
+        self._list = launcher.api.list
+        launcher.api.list = self.list  # type: ignore[method-assign]
         launcher.seen = self.seen  # type: ignore[method-assign]
         store.transact = self.transact  # type: ignore[method-assign]
 
@@ -101,6 +105,12 @@ class Watched:
         began = time.perf_counter()
         found = await self._seen()
         self.looks.append(time.perf_counter() - began)
+        return found
+
+    async def list(self, *what: Any) -> Any:
+        began = time.perf_counter()
+        found = await self._list(*what)
+        self.lists.append(time.perf_counter() - began)
         return found
 
     async def transact(self, job_id: str, command: Command, *arguments: Any, **more: Any) -> Job:
@@ -202,6 +212,7 @@ async def controlled(folder: Path, other: Other, url: str) -> AsyncIterator[Benc
         watched = Watched(launcher, store)
         storage = open_storage(str(folder / "storage"))
         controller = Controller(store, storage, launcher, lambda: QueueConfig.of(None), limits=PATIENT, news=launcher)
+        spare_the_collector()
         running = asyncio.create_task(controller.run())
         try:
             yield Bench(other, store, launcher, watched)
@@ -237,6 +248,7 @@ async def measured(bench: Bench, jobs: int, changes: int, windows: int) -> dict[
         say(f"{count} run; {resident():.0f} MB; {still[f'{count:,}'] * 1000:.0f} ms a second")
         looks = watched.looks[-3:]
         watched.heard.clear()
+        watched.lists.clear()
         lists = listed(calls)
         for window in range(1 if count < jobs else windows):
             died, change[f"{count:,}"], rate = await bench.storm(changes // 10 if count < jobs else changes)
@@ -251,6 +263,7 @@ async def measured(bench: Bench, jobs: int, changes: int, windows: int) -> dict[
     return {
         "memory": memory,
         "heard": [round(seconds * 1000, 2) for seconds in watched.heard],
+        "listed": [round(seconds * 1000, 2) for seconds in watched.lists],
         "decided": [round((heard + decided) * 1000, 2) for heard, decided in took],
         "reconciled": [round(decided * 1000, 2) for _, decided in took],
         "look": max(looks) * 1000,
@@ -317,6 +330,7 @@ def of_waits(results: list[dict[str, Any]]) -> list[str]:
     names = {
         "heard": "from a change to its arrival (the stand-in's time)",
         "reconciled": "from the arrival of a head's death to the decision",
+        "listed": "of that, one of two lists of its job's objects (the stand-in's time)",
         "decided": "from the death of a head to the decision",
     }
     ms = {what: [ms for one in results for ms in one[what]] for what in names}
