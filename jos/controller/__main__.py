@@ -16,6 +16,7 @@ import structlog
 
 from jos import recovery
 from jos.controller.controller import Controller, Duties
+from jos.controller.loops import spare_the_collector
 from jos.controller.metrics import serve
 from jos.controller.reconcile import Limits
 from jos.core.errors import JosError
@@ -68,6 +69,7 @@ async def _run(parts: Wired, launcher: Launcher, config: QueueConfig) -> None:
     server = None
     if settings.controller_port:
         server = await serve(settings.controller_host, settings.controller_port, controller.metrics, controller.healthy)
+    spare_the_collector()
     log.info("controller is up", launcher=settings.launcher, metrics=settings.controller_port or None)
     try:
         await controller.run()

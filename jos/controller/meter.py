@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from jos.controller.loops import each
 from jos.controller.metrics import Metrics
 from jos.controller.view import View
 from jos.core.model import Job, Status
@@ -39,13 +38,7 @@ class Meter:
 
     async def step(self, now: datetime) -> None:
         running = [job for job in self._view.holding if job.status is Status.RUNNING]
-        lives: dict[str, Live] = {}
-
-        async def read(job: Job) -> None:
-            if (live := await self._store.live(job.id)) is not None:
-                lives[job.id] = live
-
-        await each(16, running, read)
+        lives = await self._store.lives([job.id for job in running])
         if self._began is None:  # what these did so far, an earlier leader has counted
             self._began = now
             self._counted = {live.token: _done_by(live) for live in lives.values()}

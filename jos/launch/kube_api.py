@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -160,8 +160,10 @@ class KubeApi:
 
     # --- all of them ---
 
-    async def list(self, kind: Kind, selector: Mapping[str, str]) -> tuple[list[Mapping[str, Any]], str]:
-        """All objects with these labels, and the version that a watch goes on from."""
+    async def list(
+        self, kind: Kind, selector: Mapping[str, str | Sequence[str]]
+    ) -> tuple[list[Mapping[str, Any]], str]:
+        """All objects with these labels (of several values: any), and the version that a watch goes on from."""
         found: list[Mapping[str, Any]] = []
         with self._told("list", kind):
             pages = self.client.list(

@@ -78,17 +78,6 @@ class Watches:
             if watch.broken_since is not None and now - watch.broken_since > STALE:
                 raise self._unknown(f"{watch.kind.plural} were not heard of for {now - watch.broken_since:.0f} s.")
 
-    def looked_again(self, since: float) -> bool:
-        """Whether RayJobs and pods were both listed once more since then (monotonic); if not, that is begun. A stream
-        may be cut without a word, and then what is known of one kind is half a minute older than of the other."""
-        if not self._tasks:
-            return True
-        late = [n for n, watch in enumerate(self.watches) if watch.kind in (RAYJOB, POD) and _before(watch, since)]
-        for number in late:
-            if self.watches[number].version is not None:  # else it is being listed
-                self._tasks[number] = self._anew(self.watches[number], self._tasks[number])
-        return not late
-
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -103,15 +92,6 @@ class Watches:
         if error is not None:
             return ComputeFailed(error.message, suggestion=error.suggestion)
         return ComputeFailed(f"The Kubernetes API server at {self.api.server} does not answer. {otherwise}")
-
-    def _anew(self, watch: Watch, task: asyncio.Task[None]) -> asyncio.Task[None]:
-        async def follow() -> None:
-            await asyncio.gather(task, return_exceptions=True)
-            await self._follow(watch)
-
-        task.cancel()
-        watch.version = None
-        return asyncio.create_task(follow(), name=watch.kind.plural)
 
     async def _follow(self, watch: Watch) -> None:
         while True:
@@ -153,7 +133,3 @@ class Watches:
                 watch.version = change.version
         if time.monotonic() - began < 1:
             await asyncio.sleep(watch.pause)  # a server that goes down ends streams at once
-
-
-def _before(watch: Watch, moment: float) -> bool:
-    return watch.listed_at is None or watch.listed_at < moment

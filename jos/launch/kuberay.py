@@ -1,7 +1,8 @@
 """Drivers as RayJobs of KubeRay, one for each attempt; with Kueue, jobs that wait stand in its queues as well.
 
-All that is known comes from watches, and no job is ever asked about by itself: a RayJob costs one call to make it, one
-to delete it, and one for each change of its place in Kueue's queue. KubeRay wipes what it knew when it suspends or
+All that is known comes from watches, and no job is asked about by itself but where its head seems to be dead
+(jos.launch.kube_doubt): a RayJob costs one call to make it, one to delete it, one for each change of its place in
+Kueue's queue, and two at most where its head died. KubeRay wipes what it knew when it suspends or
 deletes, so what was said of an attempt that ended is remembered here for some minutes.
 May import: jos.core, jos.launch, jos.storage, jos.submission. Tests: tests/integration/test_kuberay_launcher.py.
 For people: docs/kubernetes.md.
@@ -26,6 +27,7 @@ from jos.launch import rayjob_truth as truth
 from jos.launch.base import DriverSeen, Offer, Offers, Waits, number_of
 from jos.launch.kube_api import POD, RAYCLUSTER, RAYJOB, WORKLOAD, Absent, Kind, KubeApi, Refused
 from jos.launch.kube_cache import Cache
+from jos.launch.kube_doubt import Doubts
 from jos.launch.kube_profile import KubeProfile, read_profile
 from jos.launch.kube_stop import Deadlines, Stopper
 from jos.launch.kube_watch import Watches
@@ -80,7 +82,6 @@ class Memory:
     ended_at: datetime | None = None
     waited: Waits | None = None  # the last that it waited for
     headless_since: datetime | None = None
-    doubted_at: float | None = None  # monotonic: its head seems to be dead, and KubeRay says that it runs
     farewell: str = ""  # why JOS deleted its RayJob
     gone_at: float | None = None  # monotonic: its RayJob is no more
 
@@ -110,7 +111,9 @@ class KubeRay:
         self._kept = timedelta(seconds=max(profile.kept_seconds, profile.ttl_seconds_after_finished))
         self.cache = Cache(self._gone, self._changed)
         kueue = profile.admission == "kueue"
-        self.watches = Watches(api, self.cache, {INSTALLATION: installation}, kueue=kueue)
+        mine = {INSTALLATION: installation}
+        self.watches = Watches(api, self.cache, mine, kueue=kueue)
+        self._doubts = Doubts(api, mine, self._changed)
         self._installation, self._pipeline_of = installation, pipeline_of
         self._stopper = Stopper(api, self.cache, self._has_ended, deadlines)
         self._memories: dict[str, Memory] = {}  # by driver
@@ -195,6 +198,7 @@ class KubeRay:
         if self._tidying is not None:
             self._tidying.cancel()
             await asyncio.gather(self._tidying, return_exceptions=True)
+        await self._doubts.close()
         await self._stopper.close()
         await self.watches.close()
         await self.api.close()
@@ -315,7 +319,8 @@ class KubeRay:
         if known is None or not (known.steady or timedelta() <= now - known.at < GLANCE):
             evidence, seen = self.cache.evidence(name), self._look(name, now)
             offers = self.offers is not None and seen.state != "ended" and not _leaves(evidence)
-            known = Look(seen, _offer(evidence, now) if offers else None, now, truth.steady(evidence, seen))
+            steady = truth.steady(evidence, seen) and name not in self._doubts
+            known = Look(seen, _offer(evidence, now) if offers else None, now, steady)
             self._looks[name] = known
         return known
 
@@ -328,19 +333,22 @@ class KubeRay:
         seen = truth.truth(replace(evidence, headless_since=memory.headless_since, waited=memory.waited), now)
         memory.waited = seen.waits or memory.waited
         if seen.state != "ended":
-            memory.doubted_at = None
+            self._doubts.settle(name)
             return seen
         if truth.runs(evidence.rayjob):  # as KubeRay says, or said when it was last heard
-            memory.doubted_at = memory.doubted_at or time.monotonic()
-            if not self.watches.looked_again(memory.doubted_at):
+            again = self._doubts.looked_again(replace(evidence, headless_since=memory.headless_since), seen.message)
+            if again is None:
                 return DriverSeen(seen.name, "running", started_at=seen.started_at)
-        self._end(seen.name, seen)
+            seen = truth.truth(replace(again, waited=memory.waited), now)
+        if seen.state == "ended":
+            self._end(seen.name, seen)
         return seen
 
     def _end(self, driver: str, seen: DriverSeen) -> None:
         memory = self._memory(driver)
         memory.ended, memory.ended_at = seen, datetime.now(UTC)
         self._looks.pop(kubernetes_name(driver), None)
+        self._doubts.settle(kubernetes_name(driver))
         if kubernetes_name(driver) not in self.cache.rayjobs:
             memory.gone_at = time.monotonic()
 
@@ -360,6 +368,7 @@ class KubeRay:
         """Its RayJob was deleted, by whomever."""
         driver, name = truth.driver_name(evidence.rayjob), evidence.rayjob["metadata"]["name"]
         self._made.pop(name, None)
+        self._doubts.settle(name)
         self._changed(name)
         self._news[name] = driver
         memory = self._memory(driver)

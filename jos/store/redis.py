@@ -31,7 +31,7 @@ from jos.core.model import (
     ProgressDraft,
     Status,
 )
-from jos.store import changes, indexes, records, streams
+from jos.store import beats, changes, indexes, records, streams
 from jos.store.checkpoints import INDEX as CHECKPOINTS
 from jos.store.connection import Argument, Connection
 from jos.store.lease import Lease, LeaseLost
@@ -265,6 +265,10 @@ class Store:
         """The latest heartbeat and display data; None before the first batch."""
         key = JobKeys.of(job_id).mirror
         return records.load_live(await self.connection.command("HGETALL", key))
+
+    async def lives(self, job_ids: Sequence[str]) -> dict[str, Live]:
+        """The same of many, by job; one whose drivers never spoke is not there."""
+        return await beats.lives(self.connection, job_ids)
 
     async def inputs(self, job_id: str) -> dict[str, InputState]:
         """By input id; an input that no driver has spoken of yet is not there."""

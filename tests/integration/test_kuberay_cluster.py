@@ -57,7 +57,7 @@ def test_a_server_that_has_forgotten_where_it_was_is_listed_again(site: Site) ->
             await asyncio.to_thread(site.cluster.server.up)
             gone = await state(launcher, f"jos-job_{2:026d}-1", "ended")
             assert "was deleted, and not by JOS" in gone.message
-            assert launcher.api.calls["list rayjobs"] == 2
+            assert launcher.api.calls["list rayjobs"] in (2, 3)  # once more where the dead head is known by now
             assert "The head pod" in (await state(launcher, DRIVER, "ended")).message
 
     asyncio.run(work())
@@ -144,8 +144,7 @@ def test_pods_that_a_silent_watch_does_not_tell_of_are_looked_for_before_a_drive
             deaf.add("pods")
             site.runs(NAME)
             await state(launcher, DRIVER, "running")
-            await until(lambda: looked(launcher, launcher.api.calls["list pods"] >= 2))
-            await until(lambda: looked(launcher, len(launcher.cache.evidence(NAME).pods) == 1))
+            await until(lambda: looked(launcher, NAME in launcher._doubts._found))
             assert (await launcher.seen())[DRIVER].state == "running"
             assert NAME in site.rayjobs
             site.delete("pods", f"{NAME}-head")

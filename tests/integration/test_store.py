@@ -23,6 +23,7 @@ from jos.core.errors import (
 from jos.core.ids import new_id
 from jos.core.model import Event, InputState, InputStatus, Level, Progress, Status
 from jos.store import embedded
+from jos.store.beats import beats
 from jos.store.changes import CHANGES
 from jos.store.records import JobKeys, Mirror
 from jos.store.redis import Store
@@ -261,6 +262,21 @@ def test_a_batch_without_live_data_leaves_the_last_one_and_moves_the_heartbeat(v
         live = await store.live(job.id)
         assert live is not None
         assert (live.at, live.data) == (later, {"tasks": 1})
+
+    on(valkey, test)
+
+
+def test_many_are_heard_and_shown_together(valkey: Valkey) -> None:
+    async def test(store: Store) -> None:
+        jobs = [await running(store) for _ in range(3)]
+        for seq, job in enumerate(jobs[:2], 1):
+            await store.mirror(job.id, Mirror("tok", seq, NOW, live={"tasks": seq}))
+        asked = [job.id for job in reversed(jobs)]
+        assert await beats(store.connection, asked) == {jobs[0].id: ("tok", 1), jobs[1].id: ("tok", 2)}
+        shown = await store.lives(asked)
+        assert shown == {job.id: await store.live(job.id) for job in jobs[:2]}
+        assert shown[jobs[1].id].data == {"tasks": 2}
+        assert await beats(store.connection, []) == await store.lives([]) == {}
 
     on(valkey, test)
 
