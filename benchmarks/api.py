@@ -72,9 +72,9 @@ def spec_of(number: int) -> JobSpec:
     )  # fmt: skip
 
 
-async def fill(store: Store, count: int) -> None:
+async def fill(store: Store, count: int, org: str = ORG) -> None:
     """So many finished jobs, each through the store's own door."""
-    template = spec_of(0)
+    template = spec_of(0).model_copy(update={"org_id": org})
 
     async def one(number: int) -> None:
         when = template.created_at + timedelta(milliseconds=number)

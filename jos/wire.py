@@ -238,6 +238,25 @@ class QueueList(Wire):
     queues: list[QueueDepth]
 
 
+class QueueUse(Wire):
+    """One queue, over all organisations. Amounts are of cpu, memory (bytes), gpu and gpu:TYPE."""
+
+    name: str
+    quota: dict[str, float]  # a resource that is not named is not limited
+    used: dict[str, float]  # granted to jobs at work
+    running: int  # jobs with capacity
+    waiting: int
+    cohort: str | None
+    stopped: bool  # nothing new starts
+
+
+class QueueUseList(Wire):
+    total: int
+    offset: int
+    limit: int
+    queues: list[QueueUse]
+
+
 # --- events and progress ---
 
 

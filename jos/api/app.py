@@ -24,6 +24,7 @@ from jos.api import (
     keys,
     openapi,
     outputs,
+    queues,
     registry,
     signed,
     stream,
@@ -46,7 +47,7 @@ from jos.store.keys import ApiKeys
 from jos.store.pipelines import Pipelines
 from jos.wiring import Wired, open_queues, wired
 
-ROOMS = (jobs, events, stream, inputs, outputs, registry, uploads, files, signed, keys)
+ROOMS = (jobs, events, stream, inputs, outputs, queues, registry, uploads, files, signed, keys)
 # the same for all clients; only the first of each is shown in the description
 BASES = ("/v0.5", "/api/v0.5", "/api")
 TUNING_BASES = ("/v0.6", "/api/v0.6", "/api")

@@ -141,6 +141,19 @@ async def active(connection: Connection) -> list[Job]:
     return await read(connection, _names(await connection.command("ZRANGE", ACTIVE, 0, -1)))
 
 
+async def at_work(connection: Connection) -> list[Job]:
+    """The active jobs that do not wait: they hold capacity, or are about to give it back. However many wait, only
+    these are read."""
+    waiting = jobs_key(None, None, Status.PENDING)
+    return await read(connection, _names(await connection.command("ZDIFF", 2, ACTIVE, waiting)))
+
+
+async def queued(connection: Connection, queues: Sequence[str]) -> dict[str, int]:
+    """By queue: how many jobs wait in it."""
+    sizes = await connection.commands([("ZCARD", queue_key(queue)) for queue in queues])
+    return dict(zip(queues, sizes, strict=True))
+
+
 async def places(connection: Connection, jobs: Sequence[Job]) -> dict[str, tuple[int, int]]:
     waiting = [job for job in jobs if job.status is Status.PENDING]
     queues = sorted({job.queue for job in waiting})

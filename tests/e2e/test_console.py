@@ -19,6 +19,7 @@ from jobs_lab import Head
 from service_lab import Service
 
 from jos.core.model import EventDraft, InputState, InputStatus, Level, Output, ProgressDraft, job_folder
+from jos.core.queues import QueueConfig
 
 Window = Callable[..., Console]
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -174,6 +175,12 @@ def test_jobs_are_filtered_searched_paged_and_live(shared_api: Api, window: Wind
     page.get_by_label("RUNNING").uncheck()
     page.get_by_label("PENDING").check()
     page.get_by_text(re.compile("in default. The controller has not looked at it yet")).first.wait_for()
+    shared_api.service.queues = QueueConfig.of({"queues": {"default": {"quota": {"cpu": 4}}}})
+    console.go("#/queues")
+    shared = page.get_by_role("table", name="All organisations")
+    shared.get_by_text(re.compile(r"cpu \d+ of 4")).wait_for()
+    page.get_by_role("table", name="Your jobs of queue default").get_by_role("link", name="job number 7").wait_for()
+    page.get_by_text("1 with capacity, 54 waiting. The newest 50 of each are shown.").wait_for()
 
 
 def test_what_is_wrong_stands_beside_its_field_and_code_says_the_same_as_the_form(

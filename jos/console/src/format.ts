@@ -44,6 +44,22 @@ export function figure(value: number): string {
   return Math.abs(value) >= 1000 ? count(Math.round(value)) : String(Number(value.toPrecision(3)));
 }
 
+export interface Amount {
+  name: string;
+  text: string; // "12 of 64", or what is used where there is no limit
+  share: number | null; // of the quota; above 1 where a queue borrows, null where nothing limits it
+}
+
+/** What a queue uses of each resource that it has a quota of, or uses. */
+export function amounts(quota: Record<string, number>, used: Record<string, number>): Amount[] {
+  return [...new Set([...Object.keys(quota), ...Object.keys(used)])].map((name) => {
+    const say = name === "memory" ? bytes : figure;
+    const [most, now] = [quota[name], used[name] ?? 0];
+    if (most === undefined) return { name, text: say(now), share: null };
+    return { name, text: `${say(now)} of ${say(most)}`, share: most > 0 ? now / most : Number(now > 0) };
+  });
+}
+
 export interface Sample {
   at: number; // ms
   done: number; // 0 to 1

@@ -1,5 +1,5 @@
 // A value that is asked for again and again while the page is seen. A failed try keeps the last value and says so.
-import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useState } from "preact/hooks";
 
 export interface Polled<T> {
   value: T | null;
@@ -7,25 +7,22 @@ export interface Polled<T> {
   again: () => void;
 }
 
-/** `every` in ms; 0: once. Anew when one of `deps` changes. */
+/** `every` in ms; 0: once. Anew when one of `deps` changes: the value of others is never given out for theirs. */
 export function usePoll<T>(read: (signal: AbortSignal) => Promise<T>, every: number, deps: readonly unknown[]): Polled<T> {
-  const [value, setValue] = useState<T | null>(null);
+  const which = JSON.stringify(deps);
+  const [held, setHeld] = useState<{ of: string; value: T } | null>(null);
   const [error, setError] = useState<Error | null>(null);
   const [turn, setTurn] = useState(0);
-  const shown = useRef("");
   const again = useCallback(() => setTurn((n) => n + 1), []);
   useEffect(() => {
     const stop = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const which = JSON.stringify(deps);
-    if (shown.current !== which) setValue(null);
-    shown.current = which;
     const look = async () => {
       if (!document.hidden) {
         try {
           const found = await read(stop.signal);
           if (stop.signal.aborted) return;
-          setValue(found);
+          setHeld({ of: which, value: found });
           setError(null);
         } catch (failed) {
           if (stop.signal.aborted) return;
@@ -47,5 +44,5 @@ export function usePoll<T>(read: (signal: AbortSignal) => Promise<T>, every: num
       document.removeEventListener("visibilitychange", seen);
     };
   }, [...deps, every, turn]);
-  return { value, error, again };
+  return { value: held?.of === which ? held.value : null, error, again };
 }

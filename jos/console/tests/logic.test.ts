@@ -5,7 +5,7 @@ import { curl, python, yaml, type Request } from "../src/compose";
 import { checksum, crc32c } from "../src/crc32c";
 import { table } from "../src/csv";
 import { classes, learning, rates } from "../src/curves";
-import { bytes, duration, eta, sampled, type Sample } from "../src/format";
+import { amounts, bytes, duration, eta, sampled, type Sample } from "../src/format";
 import { configOf, fields, jsonPath, placed, valueOf, words } from "../src/schema";
 import { BEGINNING, told } from "../src/story";
 import { Messages } from "../src/stream";
@@ -139,6 +139,14 @@ describe("figures", () => {
     expect([duration(0.25), duration(75), duration(7_300), duration(90_000), duration(-1)]).toEqual(["0.3 s", "1 min 15 s", "2 h 1 min", "1 d 1 h", "–"]);
   });
 
+  test("what a queue uses is told beside its quota, and alone where nothing limits it", () => {
+    expect(amounts({ cpu: 64, memory: 256e9, gpu: 0 }, { cpu: 80, "gpu:H100": 1.5 })).toEqual([
+      { name: "cpu", text: "80 of 64", share: 1.25 },
+      { name: "memory", text: "0 B of 256 GB", share: 0 },
+      { name: "gpu", text: "0 of 0", share: 0 },
+      { name: "gpu:H100", text: "1.5", share: null },
+    ]);
+  });
   test("the time to go follows the last minute, and starts anew with the work", () => {
     let samples: Sample[] = [];
     for (let second = 0; second <= 300; second++) samples = sampled(samples, { at: second * 1000, done: second < 200 ? 0 : (second - 200) / 200 });

@@ -1,42 +1,85 @@
-// What waits and why, and what runs, by queue. How many wait in all organisations; which jobs, of one's own.
+// What each queue may use and does use, over all organisations, as the server counts it; and one's own jobs in it: which
+// run, which wait and why.
 import { get } from "../api";
-import { count } from "../format";
-import { Empty, Problem, When } from "../parts";
+import { amounts, count } from "../format";
+import { Bar, Empty, Problem, When } from "../parts";
 import { usePoll } from "../poll";
 import { link } from "../route";
-import type { Job, JobList, QueueList } from "../wire";
+import type { Job, JobList, QueueUse, QueueUseList } from "../wire";
 import { Why } from "./jobs";
 
 const LIVE = 3000;
-const MOST = 200; // jobs of each kind that are looked at
+const MOST = 50; // of one's own jobs of each kind that are shown
 
-async function look(signal: AbortSignal): Promise<{ depths: QueueList; waiting: JobList; running: JobList }> {
-  const [depths, waiting, running] = await Promise.all([
-    get<QueueList>("/batch/jobs/queue", {}, signal),
+async function look(signal: AbortSignal): Promise<{ queues: QueueUseList; waiting: JobList; running: JobList }> {
+  const [queues, waiting, running] = await Promise.all([
+    get<QueueUseList>("/batch/queues", { limit: 1000 }, signal),
     get<JobList>("/batch/jobs", { status: "PENDING", limit: MOST }, signal),
     get<JobList>("/batch/jobs", { status: ["ADMITTED", "RUNNING", "PREEMPTED"], limit: MOST }, signal),
   ]);
-  return { depths, waiting, running };
+  return { queues, waiting, running };
 }
 
 export function QueuesPage() {
   const { value, error } = usePoll(look, LIVE, []);
   if (!value) return error ? <Problem error={error} /> : <p role="status">Loading…</p>;
-  const names = [...new Set([...value.waiting.jobs, ...value.running.jobs].map((job) => job.queue))].sort();
+  const { queues, waiting, running } = value;
+  const names = [...new Set([...waiting.jobs, ...running.jobs].map((job) => job.queue))].sort();
   return (
     <>
       <h1>Queues</h1>
       <Problem error={error} />
+      <Uses queues={queues.queues} />
+      <h2>Your jobs</h2>
       <p>
-        Waiting over all organisations: {value.depths.queues.map((one) => `${count(one.depth)} ${one.pipeline_type}`).join(", ")}. Yours: {count(value.waiting.total)} waiting,{" "}
-        {count(value.running.total)} with capacity.
+        {count(running.total)} with capacity, {count(waiting.total)} <a href="#/jobs?status=PENDING">waiting</a>.
+        {(waiting.total > MOST || running.total > MOST) && ` The newest ${MOST} of each are shown.`}
       </p>
-      {names.length === 0 && <Empty>Nothing waits or runs.</Empty>}
+      {names.length === 0 && <Empty>Nothing of yours waits or runs.</Empty>}
       {names.map((name) => (
-        <Queue key={name} name={name} waiting={of(value.waiting, name)} running={of(value.running, name)} />
+        <Queue key={name} name={name} waiting={of(waiting, name)} running={of(running, name)} />
       ))}
-      {(value.waiting.total > MOST || value.running.total > MOST) && <p>Only the newest {MOST} jobs of each kind are shown here; see Jobs for all.</p>}
     </>
+  );
+}
+
+function Uses({ queues }: { queues: QueueUse[] }) {
+  return (
+    <table class="cards">
+      <caption>All organisations</caption>
+      <thead>
+        <tr>
+          <th scope="col">Queue</th>
+          <th scope="col">Used of its quota</th>
+          <th scope="col">Running</th>
+          <th scope="col">Waiting</th>
+        </tr>
+      </thead>
+      <tbody>
+        {queues.map((queue) => (
+          <tr key={queue.name}>
+            <td>
+              {queue.name} {queue.stopped && <strong>stopped</strong>}
+              {queue.cohort && <small class="why">lends and borrows in {queue.cohort}</small>}
+            </td>
+            <td>
+              {amounts(queue.quota, queue.used).map(({ name, text, share }) => (
+                <div key={name} class="row">
+                  <span>
+                    {name} {text}
+                  </span>
+                  {share !== null && <Bar done={share} label={`${name} of ${queue.name}`} />}
+                  {share !== null && share > 1 && <small>borrows</small>}
+                </div>
+              ))}
+              {Object.keys(queue.quota).length === 0 && <small>no quota</small>}
+            </td>
+            <td>{count(queue.running)} running</td>
+            <td>{count(queue.waiting)} waiting</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
   );
 }
 
@@ -46,10 +89,10 @@ function of(list: JobList, queue: string): Job[] {
 
 function Queue({ name, waiting, running }: { name: string; waiting: Job[]; running: Job[] }) {
   return (
-    <section aria-label={`Queue ${name}`}>
-      <h2>{name || "no queue"}</h2>
+    <section aria-label={`Your jobs of queue ${name}`}>
+      <h3>{name || "no queue"}</h3>
       <table class="cards">
-        <caption class="hidden">Jobs of queue {name}</caption>
+        <caption class="hidden">Your jobs of queue {name}</caption>
         <thead>
           <tr>
             <th scope="col">Job</th>
