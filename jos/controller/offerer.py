@@ -219,9 +219,11 @@ class Offerer:
                 await self._offers.offer(job, token)
             except JosError as error:
                 self._failed[job.id] += 1
+                known = self._refused.get(job.id) == str(error)
                 if not error.retryable or self._failed[job.id] >= LASTS:
                     self._refused[job.id] = str(error)
-                raise
+                if not known:  # else it is in the log, and its user reads it as the reason for the wait
+                    raise
             self._refused.pop(job.id, None)
             self._failed.pop(job.id, None)
             self._told[job.id] = job.priority

@@ -221,9 +221,15 @@ class KubeApi:
             raise self._odd(error.response, verb, kind) from error
         except KeyError as error:  # lightkube looks for a header that this answer has not
             answer = getattr(error.__context__, "response", None)
-            if not isinstance(answer, httpx2.Response):
+            if isinstance(answer, httpx2.Response):
+                raise self._odd(answer, verb, kind) from error
+            if error.args not in (("token",), ("status",)):
                 raise
-            raise self._odd(answer, verb, kind) from error
+            raise ComputeFailed(
+                f"The program that KUBECONFIG names to log in to {self.server} gives no token.",
+                suggestion="Client certificates from such a program are not supported: use one that gives a token, or "
+                "write certificate and key into KUBECONFIG.",
+            ) from error
         except (
             ConfigError,
             FileNotFoundError,

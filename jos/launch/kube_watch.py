@@ -40,8 +40,13 @@ class Watch:
     error: JosError | None = None  # the latest, while it is broken
     failures: int = 0  # in a row
 
+    def answers(self) -> None:
+        """What is known is as good as new. Whether it stays so, only a stream shows that brings something or lasts."""
+        self.broken_since, self.error = None, None
+
     def works(self) -> None:
-        self.broken_since, self.error, self.failures = None, None, 0
+        self.answers()
+        self.failures = 0
 
     def fails(self, error: JosError) -> None:
         self.broken_since = time.monotonic() if self.broken_since is None else self.broken_since
@@ -100,7 +105,8 @@ class Watches:
                     await self._list(watch)
                 await self._stream(watch)
             except Expired:
-                log.info("a watch is too far behind; all is listed again", kind=watch.kind.plural)
+                if watch.failures == 0:
+                    log.info("a watch is too far behind; all is listed again", kind=watch.kind.plural)
                 watch.version = None
                 watch.fails(ComputeFailed(f"{watch.kind.plural} must be listed again."))
                 await asyncio.sleep(watch.pause)
@@ -116,7 +122,7 @@ class Watches:
         things, version = await self.api.list(watch.kind, watch.selector)
         self.cache.replace(watch.kind.plural, things)
         watch.version = version
-        watch.works()
+        watch.answers()
         watch.listed_at = began
 
     async def _stream(self, watch: Watch) -> None:
@@ -124,12 +130,14 @@ class Watches:
         assert watch.version is not None
         began = time.monotonic()
         async with self.api.watch(watch.kind, watch.selector, watch.version, LIFE) as changes:
-            watch.works()
+            watch.answers()
             async for change in changes:
+                watch.works()
                 if change.type == "DELETED":
                     self.cache.drop(watch.kind.plural, change.thing)
                 elif change.type != "BOOKMARK":
                     self.cache.put(watch.kind.plural, change.thing)
                 watch.version = change.version
+        watch.works()
         if time.monotonic() - began < 1:
             await asyncio.sleep(watch.pause)  # a server that goes down ends streams at once

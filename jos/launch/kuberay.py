@@ -266,12 +266,13 @@ class KubeRay:
             await self._stopper.delete(name)
 
     async def _keep_priority(self, job: Job, name: str) -> None:
-        """A merge patch: applying all of it again would undo what Kueue has written into the pods' templates."""
+        """A merge patch: applying all of it again would undo what Kueue has written into the pods' templates. Below the
+        lowest band the label goes (null takes it away)."""
         if name not in self.cache.rayjobs:
             return  # just made; the next look will tell
         wanted = kueue_labels(job.queue, job.priority, self.profile).get(KUEUE_PRIORITY)
         has = pods.labels(self.cache.rayjobs[name]).get(KUEUE_PRIORITY)
-        if wanted == has or wanted is None:
+        if wanted == has:
             return
         log.info("priority changes in Kueue", job=job.id, rayjob=name, priority=wanted)
         try:

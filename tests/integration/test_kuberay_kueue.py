@@ -112,6 +112,10 @@ def test_a_job_s_priority_changes_in_kueue_and_nothing_else_does(site: Site) -> 
             assert after["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
             assert after["spec"] == before["spec"]
             assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
+            label = "kueue.x-k8s.io/priority-class"
+            await until(lambda: looked(launcher, launcher.cache.rayjobs[NAME]["metadata"]["labels"][label] == "high"))
+            await launcher.offer(job(attempt=None, priority=-1), "t3")  # below every band
+            assert label not in site.rayjobs[NAME]["metadata"]["labels"]
 
     asyncio.run(work())
 

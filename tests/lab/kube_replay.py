@@ -37,6 +37,7 @@ from jos.launch.kube_api import Kind, KubeApi
 from jos.launch.kube_cache import CLUSTERS, PODS, RAYJOBS, WORKLOADS
 from jos.launch.kube_profile import KubeProfile
 from jos.launch.kuberay import KubeRay
+from jos.launch.rayjob import JOB
 from jos.store.beats import Beat
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "kube-transcripts"
@@ -124,7 +125,7 @@ class Driver:
 
 
 class Api:
-    """Takes RayJobs and lets them go, and knows nothing."""
+    """Takes RayJobs and lets them go, and lists what the recording has told of so far."""
 
     def __init__(self, play: Play) -> None:
         self.play = play
@@ -134,6 +135,9 @@ class Api:
 
     async def delete(self, kind: Kind, name: str) -> None:
         self.play.delete(name)
+
+    async def list(self, kind: Kind, selector: Mapping[str, Any]) -> tuple[list[Object], str]:
+        return list(self.play.there.get(kind.plural, {}).values()), ""
 
     async def close(self) -> None:
         pass
@@ -154,6 +158,7 @@ class Play:
     born: dict[str, tuple[str, int]] = field(default_factory=dict)  # RayJobs of JOS that are there
     deleted: set[tuple[str, int]] = field(default_factory=set)
     workloads: dict[str, Object] = field(default_factory=dict)  # the latest, by the recording's RayJob
+    there: dict[str, dict[str, Object]] = field(default_factory=dict)  # all that is there, by kind and name
 
     # --- the cluster ---
 
@@ -163,7 +168,7 @@ class Play:
         number = int(labels["jos.dev/attempt"])
         self.orders.append(f"make {name}")
         self.born[name] = known, number
-        self.launcher.cache.put(RAYJOBS, self._dressed(self._first(known, number), name, body, new=True))
+        self._put(RAYJOBS, self._dressed(self._first(known, number), name, body, new=True))
         self.bodies[name] = body
         if (workload := self.workloads.get(known)) is not None:  # one that is new was never evicted
             fresh = [c for c in workload["status"]["conditions"] if c["type"] in ("QuotaReserved", "Admitted")]
@@ -174,7 +179,7 @@ class Play:
         known, number = self.born.pop(name)
         self.deleted.add((known, number))
         self.drivers = {n: d for n, d in self.drivers.items() if (d.job, d.life) != (known, number)}
-        self.launcher.cache.drop(RAYJOBS, self.launcher.cache.rayjobs[name])
+        self._drop(RAYJOBS, self.launcher.cache.rayjobs[name])
 
     def _first(self, known: str, number: int) -> Object:
         for recording in self.recordings:
@@ -205,14 +210,19 @@ class Play:
         return workload | {"metadata": workload["metadata"] | {"ownerReferences": [owner]}}
 
     def _put(self, kind: str, thing: Object) -> None:
+        self.there.setdefault(kind, {})[thing["metadata"]["name"]] = thing
         self.launcher.cache.put(kind, thing)
+
+    def _drop(self, kind: str, thing: Object) -> None:
+        self.there[kind].pop(thing["metadata"]["name"], None)
+        self.launcher.cache.drop(kind, thing)
 
     def _tell(self, change: Change, known: str, life: int | None) -> None:
         """One change of the recording, unless it is about what JOS has deleted."""
         if change.kind == WORKLOADS:
             self.workloads[known] = change.thing
             for name in [n for n, (job, _) in self.born.items() if job == known]:
-                call = self.launcher.cache.drop if change.type == "DELETED" else self.launcher.cache.put
+                call = self._drop if change.type == "DELETED" else self._put
                 call(WORKLOADS, self._owned(change.thing, name))
             return
         assert life is not None
@@ -224,13 +234,17 @@ class Play:
         if (known, life) not in self.deleted or change.type == "DELETED":
             if change.kind == PODS and _label(change.thing, "ray.io/node-type") == "head" and change.type == "DELETED":
                 self.drivers = {n: d for n, d in self.drivers.items() if (d.job, d.life) != (known, life)}
-            (self.launcher.cache.drop if change.type == "DELETED" else self._put)(change.kind, change.thing)
+            thing = change.thing
+            if change.kind == PODS:  # JOS's RayJobs give their pods this label
+                labels = {**thing["metadata"].get("labels", {}), JOB: self.jobs[known].id}
+                thing = {**thing, "metadata": {**thing["metadata"], "labels": labels}}
+            (self._drop if change.type == "DELETED" else self._put)(change.kind, thing)
 
     def _tell_rayjob(self, change: Change, name: str) -> None:
         thing = self._dressed(change.thing, name, self.bodies[name])
         if change.type == "DELETED":
             del self.born[name]
-            self.launcher.cache.drop(RAYJOBS, thing)
+            self._drop(RAYJOBS, thing)
             return
         self._drive(thing["spec"]["jobId"], *self.born[name], (thing.get("status") or {}).get("jobStatus"))
         self._put(RAYJOBS, thing)

@@ -66,6 +66,17 @@ def status(code: int, message: str, details: str = "{}") -> bytes:
     return head.encode() + body
 
 
+def write_login(folder: Path, monkeypatch: pytest.MonkeyPatch, login: dict[str, object]) -> None:
+    content = {
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"exec": login}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    }
+    (folder / "config").write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("KUBECONFIG", str(folder / "config"))
+
+
 async def apply(api: KubeApi) -> None:
     await api.apply(RAYJOB, {"metadata": {"name": "r"}})
 
@@ -143,14 +154,7 @@ def test_a_login_by_another_program_that_fails_is_told(
 ) -> None:
     """As the programs of clouds do, once nobody is logged in any more."""
     login = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": command}
-    content = {
-        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-        "users": [{"name": "u", "user": {"exec": login}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "c",
-    }
-    (tmp_path / "config").write_text(yaml.safe_dump(content))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    write_login(tmp_path, monkeypatch, login)
 
     async def work() -> None:
         api = KubeApi.connect("jos")
@@ -159,6 +163,24 @@ def test_a_login_by_another_program_that_fails_is_told(
                 with pytest.raises(ComputeFailed, match=command) as told:
                     await what(api)
                 assert "Log in again" in str(told.value)
+        finally:
+            await api.close()
+
+    asyncio.run(work())
+
+
+def test_a_login_by_another_program_that_gives_certificates_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = '{"status": {"clientCertificateData": "c", "clientKeyData": "k"}}'
+    login = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "echo", "args": [given]}
+    write_login(tmp_path, monkeypatch, login)
+
+    async def work() -> None:
+        api = KubeApi.connect("jos")
+        try:
+            with pytest.raises(ComputeFailed, match="gives no token"):
+                await apply(api)
         finally:
             await api.close()
 
