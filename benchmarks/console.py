@@ -49,7 +49,8 @@ MB = 1e6
 
 # Acts, and tells how many ms later `wanted(page)` has become true and is painted. `long` tasks of the main thread are
 # gathered from the beginning, so that a page which shows all and still computes does not count as ready.
-_LONG = "window.long = []; new PerformanceObserver((list) => window.long.push(...list.getEntries())).observe({type: 'longtask', buffered: true})"
+_LONG = """window.long = [];
+new PerformanceObserver((list) => window.long.push(...list.getEntries())).observe({type: 'longtask', buffered: true})"""
 _UNTIL = """([selector, place, wanted]) => new Promise((done) => {
   const text = (found) => document.querySelector(found)?.textContent ?? '';
   const ready = {
