@@ -156,7 +156,7 @@ def _exactly(part: Part, chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 @lru_cache(maxsize=1)
 def _http() -> httpx2.Client:
-    """One per process, safe in many threads. A part is large enough for a connection of its own, and none stays open."""
+    """One per process, safe in many threads. A part is worth a connection of its own; none stays open."""
     return httpx2.Client(timeout=httpx2.Timeout(60, pool=None), limits=httpx2.Limits(max_keepalive_connections=0))
 
 
