@@ -16,7 +16,7 @@ from jos import wire
 from jos.api.auth import Reader, User
 from jos.api.context import Parts
 from jos.api.errors import documented
-from jos.api.signed import received, served
+from jos.api.signed import BYTES, received, served
 from jos.core.files import MAX_POST_BYTES, File, FileStatus
 from jos.files.form import decoded, form_file
 from jos.files.pour import check_size
@@ -37,11 +37,19 @@ _FORM: dict[str, Any] = {
         },
     }
 }
-_FRAME = 1 << 20  # bytes that a form may have besides its file
-_BYTES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {}}, "description": "the file"},
-    206: {"content": {"application/octet-stream": {}}, "description": "the range that was asked for"},
+_RAW: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
 }
+_TOKEN: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the part is safe",
+        "headers": {"ETag": {"description": "the `part_token`", "schema": {"type": "string"}}},
+    }
+}
+_FRAME = 1 << 20  # bytes that a form may have besides its file
 
 
 @router.post("/files", openapi_extra=_FORM, responses=documented(400, 409, 413))
@@ -70,6 +78,20 @@ def _check_announced(request: Request, limit: int) -> None:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         check_size(int(length), MAX_POST_BYTES)
+
+
+@router.put(
+    "/files/uploads/{upload_id}/parts/{part_number}",
+    tags=["uploads"],
+    openapi_extra=_RAW,
+    responses={**documented(400, 404, 409), **_TOKEN},
+    response_class=Response,
+)
+async def put_part(upload_id: str, part_number: int, request: Request, caller: User, parts: Parts) -> Response:
+    """One part of an upload through the API, for clients that cannot ask the storage: a page in a browser, or a network
+    that lets nothing else through. Others save the API these bytes and use the part's own URL."""
+    token = await parts.files.uploads.send(caller.org_id, upload_id, part_number, received(request))
+    return Response(headers={"ETag": f'"{token}"'})
 
 
 @router.get("/files/info", responses=documented())
@@ -117,7 +139,7 @@ async def get_file(file_id: str, caller: Reader, parts: Parts) -> wire.FileRecor
 
 
 @router.head("/files/download/{file_id}", include_in_schema=False)
-@router.get("/files/download/{file_id}", responses={**documented(400, 404, 416), **_BYTES}, response_class=Response)
+@router.get("/files/download/{file_id}", responses={**documented(400, 404, 416), **BYTES}, response_class=Response)
 async def download_file(file_id: str, request: Request, caller: Reader, parts: Parts) -> Response:
     """The bytes; `Range` is supported."""
     file = await parts.files.readable(caller.org_id, file_id)

@@ -30,7 +30,7 @@ _MOST_BUCKETS = 20_000
 
 _JOBS = re.compile(r"(/api)?((/v0\.5)?/batch|(/v0\.6)?/fine_tuning)/jobs/?")
 # what takes whole files has limits of its own, in its room
-_FILES = re.compile(r"(/api)?(/v0\.5)?/(files(/base64)?/?|signed/.*)")
+_FILES = re.compile(r"(/api)?(/v0\.5)?/(files(/base64)?/?|files/uploads/[^/]+/parts/\d+|signed/.*)")
 
 
 class HeadersTooLarge(JosError):

@@ -18,6 +18,8 @@ from jos.api.context import Parts, base_url
 from jos.api.errors import documented
 from jos.api.inputs import Port
 from jos.api.shapes import Limit, Offset, said
+from jos.api.signed import BYTES, served
+from jos.core.errors import NotFound
 from jos.core.model import Checkpoint, Job, JobInput, Output, job_folder
 from jos.links import LINK_SECONDS, Links
 
@@ -52,6 +54,21 @@ async def list_outputs(
 
     outputs = await asyncio.to_thread(page)
     return said(wire.OutputList(job_id=job.id, total=len(found), offset=offset, limit=limit, outputs=outputs))
+
+
+@router.get(
+    "/{job_id}/outputs/{output_id}/content",
+    responses={**documented(404, 416), **BYTES},
+    response_class=Response,
+    summary="Read an output",
+)
+async def output_content(output_id: str, request: Request, job: TheirJob, parts: Parts) -> Response:
+    """The bytes, through the API; `Range` is supported. For a page that asks no other origin: `data.ref` leads to the
+    storage where it can."""
+    for output in await parts.store.outputs(job.id):
+        if output.id == output_id:
+            return await served(request, parts.storage, job_folder(job.org_id, job.id) + output.key, output.filename)
+    raise NotFound(f"Job {job.id} has no output {output_id}.")
 
 
 @router.get(

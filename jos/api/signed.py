@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
@@ -24,6 +25,12 @@ from jos.storage.base import Storage
 from jos.storage.uploads_local import PartWriter
 
 router = APIRouter(prefix=f"/{SIGNED}", include_in_schema=False)
+
+# how a route that answers with `served` is described
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {}}, "description": "the file"},
+    206: {"content": {"application/octet-stream": {}}, "description": "the range that was asked for"},
+}
 
 _WINDOW = 4 << 20  # bytes read at once; two of them are in memory
 _BATCH = 1 << 20

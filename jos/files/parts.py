@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NoReturn
@@ -20,7 +20,7 @@ from jos.core.files import ChecksumMismatch, File, FileStatus, Part, Upload, Upl
 from jos.core.ids import new_id
 from jos.core.model import Json
 from jos.files import attributes
-from jos.files.pour import in_thread, look_through
+from jos.files.pour import in_thread, look_through, through
 from jos.files.removal import Removal
 from jos.storage.base import Storage
 from jos.storage.source import stat_input
@@ -105,6 +105,11 @@ class PartUploads:
     def url(self, upload: Upload, part: Part) -> str | None:
         """The storage's own URL for a part; None: the API takes it."""
         return self._uploads.url(upload.key, upload.handle, part, int(URL_LASTS.total_seconds()))
+
+    async def send(self, org_id: str, upload_id: str, number: int, chunks: AsyncIterator[bytes]) -> str:
+        """Takes one part for the storage, in constant memory; its token. Raises BadRequest for another length."""
+        upload, [part] = await self.renewed(org_id, upload_id, [number])
+        return await through(chunks, lambda batches: self._uploads.send(upload.key, upload.handle, part, batches))
 
     async def checkpoint(self, org_id: str, upload_id: str, tokens: Mapping[int, str], now: datetime) -> int:
         """How many parts are checkpointed now. A call that comes after `complete` changes nothing."""

@@ -34,11 +34,26 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 async def pour(storage: Storage, key: str, chunks: AsyncIterator[bytes], counter: Counter, limit: int) -> int:
     """Writes what comes to `key`, all or nothing; the number of bytes. Raises InvalidFileSize beyond `limit`."""
+    size = 0
+
+    def fed(batches: Iterator[bytes]) -> Iterator[bytes]:
+        nonlocal size
+        for batch in batches:
+            size += len(batch)
+            check_size(size, limit)
+            counter.feed(batch)
+            yield batch
+
+    await through(chunks, lambda batches: storage.write(key, fed(batches)))
+    return size
+
+
+async def through(chunks: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T]) -> T:
+    """`work` in a thread, with what comes from the network in batches, each asked for when it is wanted."""
     loop = asyncio.get_running_loop()
-    size, given_up = 0, False
+    given_up = False
 
     async def batch() -> bytes:
-        nonlocal size
         gathered, length = [], 0
         while length < _BATCH:
             if given_up:
@@ -52,21 +67,17 @@ async def pour(storage: Storage, key: str, chunks: AsyncIterator[bytes], counter
                 break
             gathered.append(chunk)
             length += len(chunk)
-        size += length
-        check_size(size, limit)
         return b"".join(gathered)
 
     def pulled() -> Iterator[bytes]:
         while data := asyncio.run_coroutine_threadsafe(batch(), loop).result():
-            counter.feed(data)
             yield data
 
     try:
-        await loop.run_in_executor(_pouring, lambda: storage.write(key, pulled()))
+        return await loop.run_in_executor(_pouring, lambda: work(pulled()))
     except asyncio.CancelledError:
         given_up = True
         raise
-    return size
 
 
 def check_size(num_bytes: int, limit: int) -> None:

@@ -7,7 +7,7 @@ May import: jos.core, jos.storage. Tests: tests/contract/test_files_uploads.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from jos.core.errors import StorageUnfit
@@ -32,6 +32,11 @@ class Uploads(Protocol):
 
     def writer(self, handle: str, part: Part) -> PartWriter:
         """What takes one part where there is no URL. Raises UploadNotFound."""
+        ...
+
+    def send(self, key: str, handle: str, part: Part, chunks: Iterator[bytes]) -> str:
+        """Puts one part there, which came through this process; its token. Raises BadRequest when it has another
+        length, and then it does not count."""
         ...
 
     def received(self, key: str, handle: str) -> Mapping[int, list[Received]] | None:

@@ -63,6 +63,15 @@ class LocalUploads:
     def writer(self, handle: str, part: Part) -> PartWriter:
         return PartWriter(self._storage, self._root / handle, part)
 
+    def send(self, key: str, handle: str, part: Part, chunks: Iterator[bytes]) -> str:
+        writer = self.writer(handle, part)
+        try:
+            for chunk in chunks:
+                writer.write(chunk)
+            return writer.done()
+        finally:
+            writer.close()
+
     def received(self, key: str, handle: str) -> Mapping[int, list[Received]] | None:
         folder = self._root / handle
         with self._storage.told("read from", key):

@@ -3,7 +3,7 @@
 Also a file of one part goes as a multipart upload: its URL dies with the upload, where a presigned PUT of the object
 itself could overwrite a registered file until it expires. Signed by botocore (obstore signs no query of its own), with
 the part's length, so that S3 itself refuses more or fewer bytes.
-May import: botocore, jos.core, jos.storage. Tests: tests/contract/test_files_uploads.py.
+May import: botocore, httpx2, jos.core, jos.storage. Tests: tests/contract/test_files_uploads.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import botocore.session
+import httpx2
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
@@ -25,6 +26,7 @@ from jos.storage.s3 import ObjectStorage
 from jos.storage.uploads_local import PartWriter
 
 MAX_READ_BACK = 5_000_000_000  # bytes that are read once more for a checksum; S3 knows none of the whole
+_SEND_SECONDS = 3600  # that one part may take
 _GONE = ("NoSuchUpload", "NoSuchKey", "404")
 
 
@@ -48,6 +50,22 @@ class S3Uploads:
 
     def writer(self, handle: str, part: Part) -> PartWriter:
         raise BadRequest("The parts of this upload go to the storage's own URLs.")
+
+    def send(self, key: str, handle: str, part: Part, chunks: Iterator[bytes]) -> str:
+        """By the URL that a client would get, because botocore itself sends only what it can read twice."""
+        where = {**self._at(key), "UploadId": handle, "PartNumber": part.number, "ContentLength": part.length}
+        with self._told():
+            url = presigned(None, "upload_part", where, _SEND_SECONDS)
+        try:
+            headers = {"Content-Length": str(part.length)}
+            answer = _http().put(url, content=_exactly(part, chunks), headers=headers)
+        except httpx2.HTTPError as error:
+            raise _unavailable(self._storage.bucket.words, error) from error
+        if answer.status_code == 404:
+            raise UploadNotFound("This upload is over.")
+        if answer.status_code != 200:
+            raise StorageUnavailable(f"{self._storage.bucket.words} refuses a part ({answer.status_code}).")
+        return answer.headers["ETag"].strip('"')
 
     def received(self, key: str, handle: str) -> Mapping[int, list[Received]] | None:
         found: dict[int, list[Received]] = {}
@@ -122,6 +140,24 @@ class S3Uploads:
             ) from error
         except (BotoCoreError, ClientError) as error:
             raise _unavailable(self._storage.bucket.words, error) from error
+
+
+def _exactly(part: Part, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Raises BadRequest in the middle of the request when there are more or fewer: the store drops what it has."""
+    length = 0
+    for chunk in chunks:
+        length += len(chunk)
+        if length > part.length:
+            raise BadRequest(f"Part {part.number} has {part.length} bytes; more were sent.")
+        yield chunk
+    if length < part.length:
+        raise BadRequest(f"Part {part.number} has {part.length} bytes; {length} were sent.")
+
+
+@lru_cache(maxsize=1)
+def _http() -> httpx2.Client:
+    """One per process, safe in many threads. A part is worth a connection of its own; none stays open."""
+    return httpx2.Client(timeout=httpx2.Timeout(60, pool=None), limits=httpx2.Limits(max_keepalive_connections=0))
 
 
 def presigned(public_endpoint: str | None, method: str, where: Mapping[str, Any], seconds: int) -> str:

@@ -71,6 +71,26 @@ def test_a_file_in_parts_arrives_whole_whatever_their_order(api: Api) -> None:
     assert api.upload(upload["upload_id"], "parts/checkpoint", {"parts": parts}).json() == {"num_checkpointed": 3}
 
 
+def test_parts_go_through_the_api_where_a_client_may_ask_nobody_else(api: Api) -> None:
+    upload = started(api)
+    path = f"/v0.5/files/uploads/{upload['upload_id']}/parts"
+    pieces = {p["part_number"]: DATA[p["offset"] : p["offset"] + p["length"]] for p in upload["parts"]}
+    for wrong in (pieces[3][:-1], pieces[3] + b"x", b"x" * (2 << 20)):
+        refused = api.http.put(f"{path}/3", content=iter([wrong]))  # without a length announced
+        assert code(refused) == (400, "bad_request")
+        assert "Part 3 has 8 bytes" in refused.text
+    sent = {n: api.http.put(f"{path}/{n}", content=piece) for n, piece in pieces.items()}
+    assert [answer.status_code for answer in sent.values()] == [200] * 3
+    parts = [{"part_number": n, "part_token": answer.headers["etag"]} for n, answer in sent.items()]
+    assert api.plain.put(f"{api.url}{path}/1", content=pieces[1]).status_code == 401
+    assert code(api.plain.put(f"{api.url}{path}/1", content=b"", headers=api.key("org_b")))[0] == 404
+    assert code(api.http.put(f"{path}/4", content=b""))[0] == 400
+    done = api.upload(upload["upload_id"], "complete", {"parts": parts, "integrity_checksum": crc(DATA)})
+    assert done.status_code == 200, done.text
+    assert api.download("big.bin").content == DATA
+    assert code(api.http.put(f"{path}/1", content=pieces[1])) == (409, "conflict")
+
+
 def test_a_small_file_is_one_part_and_its_table_is_looked_at(api: Api) -> None:
     data = b"t,x\n1,2\n3,4\n"
     upload = api.initiate("ünï 漢字.csv", len(data)).json()

@@ -331,7 +331,7 @@ def test_an_upload_that_was_stopped_goes_on_with_what_is_missing(
     console = window(shared_api.url)
     page = console.sign_in(shared_api.key, "#/files")
     held: list[Any] = []
-    page.route(re.compile("/parts/[^/]+/[23]\\?"), lambda route: held.append(route))  # never let go on
+    page.route(re.compile("/parts/[23]$"), lambda route: held.append(route))  # never let go on
     with page.expect_response(re.compile("/parts/checkpoint$")):
         page.get_by_label("Upload files").set_input_files(large)
     page.get_by_text("17 MB of 41 MB").wait_for()
@@ -342,7 +342,7 @@ def test_an_upload_that_was_stopped_goes_on_with_what_is_missing(
     page.on("request", lambda request: sent.append(request.url) if request.method == "PUT" else None)
     page.get_by_label("Upload files").set_input_files(large)
     page.get_by_role("cell", name="large.jsonl", exact=True).wait_for()
-    assert sorted(re.findall(r"/(\d)\?", " ".join(sent))) == ["2", "3"]
+    assert sorted(url.rpartition("/")[2] for url in sent) == ["2", "3"]
     with shared_api.http.stream("GET", "/v0.5/files/download/large.jsonl") as answer:
         assert b"".join(answer.iter_bytes()) == large.read_bytes()
 

@@ -384,6 +384,12 @@ def test_outputs_are_links_that_need_no_key_in_order_of_arrival(api: Api) -> Non
     first = page["outputs"][0]
     assert (first["data"]["file_type"], first["data"]["file_extension"]) == ("application/x-ndjson", ".jsonl")
     assert httpx2.get(first["data"]["ref"]).content == b'{"n": 1}\n'
+    content = f"/v0.5/batch/jobs/{job_id}/outputs/out_0/content"
+    ranged = api.http.get(content, headers={"Range": "bytes=0-3"})
+    assert (ranged.status_code, ranged.content) == (206, b'{"n"')
+    assert api.as_(None).get(content).status_code == 401
+    assert api.as_(api.make_key("org_b")).get(content).status_code == 404
+    errors(api.http.get(content.replace("out_0", "out_9")), 404)
     assert api.get(f"/batch/jobs/{job_id}/outputs", input_id=one["id"])["outputs"][0]["id"] == "out_1"
     assert api.get(f"/batch/jobs/{job_id}/outputs", port_name="worker.none")["total"] == 0
 

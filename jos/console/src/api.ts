@@ -47,7 +47,7 @@ export function withQuery(path: string, query: Query = {}): string {
 export interface Asked {
   method?: string;
   query?: Query;
-  body?: unknown; // sent as JSON, a form as it is
+  body?: unknown; // sent as JSON, bytes as they are
   headers?: Record<string, string>;
   signal?: AbortSignal;
   base?: string;
@@ -58,7 +58,7 @@ export async function ask(path: string, asked: Asked = {}): Promise<Response> {
   const { method = "GET", query, body, headers = {}, signal, base = BASE } = asked;
   const sent: RequestInit = { method, headers: { Authorization: `Bearer ${key}`, ...headers }, cache: "no-store" };
   if (signal) sent.signal = signal;
-  if (body instanceof FormData) sent.body = body;
+  if (body instanceof Blob) sent.body = body;
   else if (body !== undefined) {
     sent.body = JSON.stringify(body);
     (sent.headers as Record<string, string>)["Content-Type"] = "application/json";
@@ -77,7 +77,7 @@ export async function ask(path: string, asked: Asked = {}): Promise<Response> {
   }
 }
 
-export async function refusal(answer: Response): Promise<ApiError> {
+async function refusal(answer: Response): Promise<ApiError> {
   const said: unknown = await answer.json().catch(() => null);
   const items = (said as { errors?: ErrorItem[] } | null)?.errors ?? [];
   if (answer.status === 401) onRefused();
@@ -94,17 +94,4 @@ export async function send<T>(method: string, path: string, body?: unknown, head
 
 export function pause(ms: number): Promise<void> {
   return new Promise((done) => setTimeout(done, ms));
-}
-
-/** What a link of an answer is on this origin, or null if an object store elsewhere answers it, which the page's policy
- * does not let a script ask. JOS's own signed links may carry another name of this host (JOS_PUBLIC_URL). */
-export function onThisOrigin(link: string, here: string = location.href): string | null {
-  let url: URL;
-  try {
-    url = new URL(link, here);
-  } catch {
-    return null;
-  }
-  if (url.origin === new URL(here).origin || /^\/(api\/)?v0\.5\/signed\//.test(url.pathname)) return url.pathname + url.search;
-  return null;
 }

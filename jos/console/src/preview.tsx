@@ -1,6 +1,6 @@
 // The beginning of a file, by a ranged request: a CSV as a table, other text as text.
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { ask, onThisOrigin, refusal } from "./api";
+import { ask } from "./api";
 import { table } from "./csv";
 import { classes } from "./curves";
 import { bytes, count } from "./format";
@@ -15,18 +15,19 @@ const MOST_ROWS = 50_000;
 export interface Source {
   name: string;
   bytes: number;
-  link?: string; // signed, needs no key
+  path: string; // of its bytes, below the API's base
+  results?: boolean; // whether it may hold predictions
 }
 
-export async function head(source: Source, signal?: AbortSignal, most = HEAD): Promise<string> {
+/** Of a file in the Files API. */
+export function fileAt(name: string): string {
+  return `/files/download/${encodeURIComponent(name)}`;
+}
+
+export async function head(source: Pick<Source, "path" | "bytes">, signal?: AbortSignal, most = HEAD): Promise<string> {
   if (source.bytes === 0) return "";
   const headers = { Range: `bytes=0-${most - 1}` };
-  if (source.link === undefined) return (await ask(`/files/download/${encodeURIComponent(source.name)}`, { headers, signal })).text();
-  const link = onThisOrigin(source.link);
-  if (link === null) throw new Error("This file lies in an object store that this page does not ask. Download it to look at it.");
-  const answer = await fetch(link, { headers, signal, credentials: "omit" });
-  if (!answer.ok) throw await refusal(answer);
-  return answer.text();
+  return (await ask(source.path, { headers, signal })).text();
 }
 
 export function Preview({ source, close }: { source: Source; close: () => void }) {
@@ -38,7 +39,7 @@ export function Preview({ source, close }: { source: Source; close: () => void }
     setError(null);
     head(source, stop.signal).then(setText, (failed) => stop.signal.aborted || setError(failed));
     return () => stop.abort();
-  }, [source.name, source.link]);
+  }, [source.path]);
   return (
     <section class="preview" aria-label={`Preview of ${source.name}`}>
       <p class="row">
@@ -50,7 +51,7 @@ export function Preview({ source, close }: { source: Source; close: () => void }
       <Problem error={error} />
       {text === null && !error && <p role="status">Loading…</p>}
       {text === "" && <p>The file is empty.</p>}
-      {text && source.link && /^[^\n]*\bPrediction\b/.test(text) && <Predictions source={source} />}
+      {text && source.results && /^[^\n]*\bPrediction\b/.test(text) && <Predictions source={source} />}
       {text && (/\.(csv|tsv)$/i.test(source.name) ? <Rows text={text} whole={source.bytes <= HEAD} /> : <Plain text={text} whole={source.bytes <= HEAD} />)}
     </section>
   );
@@ -91,7 +92,7 @@ function Predictions({ source }: { source: Source }) {
     const stop = new AbortController();
     head(source, stop.signal, LONG).then(setText, () => undefined); // what went wrong, the preview has said
     return () => stop.abort();
-  }, [source.name, source.link]);
+  }, [source.path]);
   const found = useMemo(() => (text ? classes(table(text, MOST_ROWS, source.bytes <= LONG)) : null), [text]);
   const drawn = useMemo(() => (found ? { x: found.rows.map((_, at) => at), curves: [{ name: "prediction", values: found.rows }] } : null), [found]);
   if (!found || !drawn) return null;

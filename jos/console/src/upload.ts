@@ -1,13 +1,12 @@
 // A file goes up in parts, three at a time, each checkpointed once it is safe: cut off by whatever, the same file
-// chosen again goes on with what is missing. The whole file's checksum is compared at the end. Where parts would go to
-// an object store of another origin, which the page's policy forbids, a file is posted whole to this one.
-import { ApiError, onThisOrigin, pause, refusal, send, Unreachable } from "./api";
+// chosen again goes on with what is missing. The whole file's checksum is compared at the end. Parts go through the API
+// also where it keeps files in an object store, for the page's policy lets it ask no other origin.
+import { ApiError, ask, pause, send } from "./api";
 import { checksum, crc32c } from "./crc32c";
 import type { FileComplete, Upload, UploadPart } from "./wire";
 
 const AT_ONCE = 3;
 const TRIES = 6;
-const MOST_WHOLE = 512_000_000; // bytes that POST /files takes
 const CHUNK = 4 << 20; // bytes read at once for the checksum
 
 export interface Step {
@@ -35,7 +34,6 @@ export async function upload(file: Source, tell: (step: Step) => void, signal: A
     num_bytes: file.size,
     resume_if_started: true,
   });
-  if (begun.parts.some((part) => onThisOrigin(part.url) === null)) return posted(begun, file, tell);
   const left = begun.parts.reduce((sum, part) => sum + part.length, 0);
   const sent = new Map<number, number>([[0, file.size - left]]); // part -> bytes of it; 0: those of an earlier try
   const told = () => tell({ sent: [...sent.values()].reduce((sum, one) => sum + one, 0), total: file.size });
@@ -53,37 +51,18 @@ export async function upload(file: Source, tell: (step: Step) => void, signal: A
   return send<FileComplete>("POST", `/files/uploads/${begun.upload_id}/complete`, { parts: [], ...(crc === undefined ? {} : { integrity_checksum: checksum(crc) }) });
 }
 
-async function posted(begun: Upload, file: Source, tell: (step: Step) => void): Promise<FileComplete> {
-  await send("POST", `/files/uploads/${begun.upload_id}/abort`);
-  if (file.size > MOST_WHOLE) throw new Error("This service keeps files in an object store, and takes more than 512 MB from programs only: use the Python client.");
-  const form = new FormData();
-  form.append("file", file.slice(0, file.size, kindOf(file.name, file.type)), file.name);
-  tell({ sent: 0, total: file.size });
-  const made = await send<{ file_uid: string; file_id: string }>("POST", "/files", form);
-  tell({ sent: file.size, total: file.size });
-  return { file_uid: made.file_uid, file_name: made.file_id, num_bytes: file.size, file_status: "Registered", file_attributes: {} };
-}
-
 async function put(upload: string, part: UploadPart, file: Source, signal: AbortSignal): Promise<string> {
-  let url = part.url;
   for (let tried = 1; ; tried++) {
     try {
-      const answer = await fetch(onThisOrigin(url) ?? "", { method: "PUT", body: file.slice(part.offset, part.offset + part.length), signal, credentials: "omit" }).catch((error) => {
-        throw signal.aborted ? error : new Unreachable();
-      });
-      if (!answer.ok) throw await refusal(answer);
+      const body = file.slice(part.offset, part.offset + part.length);
+      const answer = await ask(`/files/uploads/${upload}/parts/${part.part_number}`, { method: "PUT", body, signal });
       return answer.headers.get("ETag") ?? "";
     } catch (error) {
-      if (signal.aborted || tried >= TRIES || (error instanceof ApiError && error.status < 500 && ![403, 429].includes(error.status))) throw error;
+      const hopeless = error instanceof ApiError && error.status < 500 && error.status !== 429;
+      if (signal.aborted || tried >= TRIES || hopeless) throw error;
       await pause(500 * 2 ** (tried - 1));
-      url = await renewed(upload, part).catch(() => url); // the old one may have run out
     }
   }
-}
-
-async function renewed(upload: string, part: UploadPart): Promise<string> {
-  const found = await send<{ parts: UploadPart[] }>("POST", `/files/uploads/${upload}/parts/urls`, { part_numbers: [part.part_number] });
-  return found.parts[0]?.url ?? part.url;
 }
 
 async function whole(file: Source, signal: AbortSignal): Promise<number> {

@@ -1,6 +1,5 @@
 // The console's decisions, without a browser. What people see is tested in tests/e2e/test_console.py.
 import { describe, expect, test } from "vitest";
-import { onThisOrigin, withQuery } from "../src/api";
 import { curl, python, yaml, type Request } from "../src/compose";
 import { checksum, crc32c } from "../src/crc32c";
 import { table } from "../src/csv";
@@ -182,15 +181,6 @@ test("a preview reads quoted cells, other separators, and leaves out a row that 
   expect(table('a;b\n"x;1";"say ""hi"""\n3;4', 10, true)).toEqual({ header: ["a", "b"], rows: [["x;1", 'say "hi"'], ["3", "4"]] });
   expect(table("a,b\r\n1,2\r\n3,", 10, false).rows).toEqual([["1", "2"]]);
   expect(table("", 5, true)).toEqual({ header: [], rows: [] });
-});
-
-test("links to another origin are not asked for; JOS's own are, under whatever name it has", () => {
-  const here = "http://127.0.0.1:8321/console#/jobs";
-  expect(onThisOrigin("http://jos.example/v0.5/signed/files/a?x=1", here)).toBe("/v0.5/signed/files/a?x=1");
-  expect(onThisOrigin("http://127.0.0.1:8321/v0.5/x", here)).toBe("/v0.5/x");
-  expect(onThisOrigin("https://bucket.s3.example/a", here)).toBeNull();
-  expect(onThisOrigin("http://[", here)).toBeNull();
-  expect(withQuery("/x", { a: ["1", "2"], b: undefined, c: "" })).toBe("/x?a=1&a=2");
 });
 
 test("predictions are told by class, unless there are too many to tell apart", () => {

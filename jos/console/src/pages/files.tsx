@@ -5,7 +5,7 @@ import { Drop } from "../drop";
 import { bytes, count } from "../format";
 import { Empty, Problem, Sure, When } from "../parts";
 import { usePoll } from "../poll";
-import { Preview, type Source } from "../preview";
+import { fileAt, Preview, type Source } from "../preview";
 import type { FilePage, FileRecord } from "../wire";
 
 const PAGE = 50;
@@ -51,7 +51,7 @@ export function FilesPage({ name }: { name: string | undefined }) {
                   <When time={file.created_at} />
                 </td>
                 <td class="row">
-                  <button type="button" class="small" aria-label={`Preview ${file.file_id}`} onClick={() => setSeen({ name: file.file_id, bytes: file.num_bytes })}>
+                  <button type="button" class="small" aria-label={`Preview ${file.file_id}`} onClick={() => setSeen({ name: file.file_id, bytes: file.num_bytes, path: fileAt(file.file_id) })}>
                     Preview
                   </button>
                   <Download file={file} />
@@ -92,7 +92,7 @@ function Download({ file }: { file: FileRecord }) {
   const save = async () => {
     setError(null);
     try {
-      const data = await (await ask(`/files/download/${encodeURIComponent(file.file_id)}`)).blob();
+      const data = await (await ask(fileAt(file.file_id))).blob();
       const url = URL.createObjectURL(data);
       const link = document.createElement("a");
       link.href = url;

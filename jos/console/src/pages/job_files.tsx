@@ -120,7 +120,7 @@ export function Outputs({ job, live }: { job: Job; live: boolean }) {
                   <a class="button small" href={output.data.ref} aria-label={`Download ${output.data.filename}`} onPointerEnter={() => Date.parse(output.expires_at) < Date.now() + 60_000 && fresh()}>
                     Download
                   </a>
-                  <button type="button" class="small" aria-label={`Preview ${output.data.filename}`} onClick={() => setSeen({ name: output.data.filename, bytes: output.data.num_bytes, link: output.data.ref })}>
+                  <button type="button" class="small" aria-label={`Preview ${output.data.filename}`} onClick={() => setSeen({ name: output.data.filename, bytes: output.data.num_bytes, results: true, path: `${path}/${encodeURIComponent(output.id)}/content` })}>
                     Preview
                   </button>
                 </td>

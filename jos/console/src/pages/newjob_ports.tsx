@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { Drop } from "../drop";
 import { table } from "../csv";
-import { head, Rows } from "../preview";
+import { fileAt, head, Rows } from "../preview";
 import { usePoll } from "../poll";
 import { newestFiles } from "./files";
 import type { Json } from "../wire";
@@ -99,7 +99,7 @@ function Peek({ name, columns }: { name: string; columns: (names: string[]) => v
   const [text, setText] = useState("");
   useEffect(() => {
     const stop = new AbortController();
-    head({ name, bytes: 1 }, stop.signal).then(
+    head({ path: fileAt(name), bytes: 1 }, stop.signal).then(
       (found) => {
         setText(found);
         columns(table(found, 1, false).header);
