@@ -222,8 +222,9 @@ class Offerer:
                 known = self._refused.get(job.id) == str(error)
                 if not error.retryable or self._failed[job.id] >= LASTS:
                     self._refused[job.id] = str(error)
-                if not known:  # else it is in the log, and its user reads it as the reason for the wait
-                    raise
+                if known:  # it is in the log, and its user reads it as the reason for the wait
+                    return
+                raise
             self._refused.pop(job.id, None)
             self._failed.pop(job.id, None)
             self._told[job.id] = job.priority

@@ -52,14 +52,14 @@ Rule = Callable[[Job, Any, datetime], Transition]
 
 
 def overdue(job: Job, now: datetime) -> Expire | None:
-    """The timeout that has run out, if one has. Time in back-off is not time in the queue."""
+    """The timeout that has run out, if one has. Time in back-off is not time in the queue, nor is time in which a
+    driver comes up (pods, images) time in which the job runs."""
     match job.status:
         case Status.PENDING:
             since = max(job.queued_at, job.not_before or job.queued_at)
             return Expire("queue") if _passed(since, job.timeouts.queue, now) else None
-        case Status.ADMITTED | Status.RUNNING if job.attempt is not None:
-            since = job.attempt.started_at or job.attempt.admitted_at
-            return Expire("run") if _passed(since, job.timeouts.run, now) else None
+        case Status.ADMITTED | Status.RUNNING if job.attempt is not None and job.attempt.started_at is not None:
+            return Expire("run") if _passed(job.attempt.started_at, job.timeouts.run, now) else None
         case _:
             return None
 
@@ -363,7 +363,6 @@ def _table() -> Mapping[tuple[Status, type], Rule]:
         (Status.ADMITTED, DriverGone): _fail_attempt,
         (Status.ADMITTED, Preempt): _preempt,
         (Status.ADMITTED, Cancel): _cancel,
-        (Status.ADMITTED, Expire): _expire,
         (Status.RUNNING, Grow): _grow,
         (Status.RUNNING, Shrink): _shrink,
         (Status.RUNNING, Completed): _complete,

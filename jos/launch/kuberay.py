@@ -258,22 +258,27 @@ class KubeRay:
     async def withdraw(self, job_id: str) -> None:
         await self.watches.fresh()
         for name in list(self._live(job_id)):
-            found = self._find(name)
-            if found is not None and found.state == "running":
-                continue  # no offer any more
-            if found is not None:
-                self._say_farewell(found.name, "It was taken out of Kueue's queue.")
-            await self._stopper.delete(name)
+            await self._take_back(name, "It was taken out of Kueue's queue.")
+
+    async def _take_back(self, name: str, why: str) -> None:
+        found = self._find(name)
+        if found is not None and found.state == "running":
+            return  # no offer any more
+        if found is not None:
+            self._say_farewell(found.name, why)
+        await self._stopper.delete(name)
 
     async def _keep_priority(self, job: Job, name: str) -> None:
-        """A merge patch: applying all of it again would undo what Kueue has written into the pods' templates. Below the
-        lowest band the label goes (null takes it away)."""
+        """A merge patch: to apply all of it again would undo what Kueue has written into the pods' templates. The label
+        cannot be taken away in Kueue, so below the lowest band the next offer makes another RayJob."""
         if name not in self.cache.rayjobs:
             return  # just made; the next look will tell
         wanted = kueue_labels(job.queue, job.priority, self.profile).get(KUEUE_PRIORITY)
         has = pods.labels(self.cache.rayjobs[name]).get(KUEUE_PRIORITY)
         if wanted == has:
             return
+        if wanted is None:
+            return await self._take_back(name, "Its priority fell below all of Kueue's classes.")
         log.info("priority changes in Kueue", job=job.id, rayjob=name, priority=wanted)
         try:
             await self.api.merge(RAYJOB, name, {"metadata": {"labels": {KUEUE_PRIORITY: wanted}}})

@@ -115,6 +115,9 @@ def test_a_job_s_priority_changes_in_kueue_and_nothing_else_does(site: Site) -> 
             label = "kueue.x-k8s.io/priority-class"
             await until(lambda: looked(launcher, launcher.cache.rayjobs[NAME]["metadata"]["labels"][label] == "high"))
             await launcher.offer(job(attempt=None, priority=-1), "t3")  # below every band
+            assert site.rayjobs == {}  # Kueue would refuse to let the label go
+            await until(lambda: looked(launcher, not launcher.cache.rayjobs))
+            await launcher.offer(job(attempt=None, priority=-1), "t4")
             assert label not in site.rayjobs[NAME]["metadata"]["labels"]
 
     asyncio.run(work())

@@ -634,7 +634,7 @@ OVERDUE: dict[str, tuple[tuple[Command, ...], float, Expire | None]] = {
     "too long in the queue after a back-off": ((*RUNNING, Exited("a", BOOM, True)), 65, Expire("queue")),
     "not yet too long running": (RUNNING, 599, None),
     "too long running": (RUNNING, 600, Expire("run")),
-    "too long on its way": (ADMITTED, 600, Expire("run")),
+    "its driver may take longer to come up than it may run": (ADMITTED, 600, None),
     "a preempted job is on its way out": (PREEMPTED, 9999, None),
     "a completed job cannot be late": (COMPLETED, 9999, None),
 }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_lookout import BEGAN
 
-from jos.controller.offerer import Round, decide, needless, stands
+from jos.controller.crew import Crew
+from jos.controller.offerer import Offerer, Round, decide, needless, stands
 from jos.core.model import Attempt, Job, Status
 from jos.core.queues import QueueConfig
-from jos.launch.base import Offer, number_of
+from jos.launch.base import Offer, Offers, number_of
+from jos.launch.kube_api import Refused
 
 CONFIG = QueueConfig.of({"queues": {"shut": {"stopped": True}}, "organisations": {"small": {"max_running": 2}}})
 LATER = BEGAN + timedelta(hours=1)
@@ -182,3 +186,35 @@ def test_whatever_stands_there_only_what_may_begin_is_admitted_and_nothing_is_lo
     assert sum(map(len, done)) == len(set.union(*done)), "two answers for one job"
     assert not (done[0] | done[1]) & found.withdraws.keys()
     assert len(found.offers) <= most
+
+
+class Refusing:
+    """A cluster that takes no offer, and who carries orders out when they are told to."""
+
+    def __init__(self) -> None:
+        self.orders: list[Callable[[], Awaitable[None]]] = []
+
+    async def offer(self, job: Job, token: str) -> None:
+        raise Refused("there is no such queue")
+
+    def crew(self) -> Crew:
+        class Orders:
+            offer = staticmethod(lambda job_id, call, most: self.orders.append(call))
+
+        return cast(Crew, Orders())
+
+
+@pytest.mark.parametrize("standing", [None, offer()])
+def test_a_refusal_is_told_once_and_stays_the_reason_for_the_wait(standing: Offer | None) -> None:
+    cluster, nobody = Refusing(), cast(Any, None)
+    offers = cast(Offers, cluster)
+    offerer = Offerer(nobody, nobody, nobody, nobody, cluster.crew(), offers, lambda: CONFIG, 1.0)
+    complaints = []
+    for _ in range(4):
+        offerer._put(job(), standing)  # as long as it is refused, it is tried again
+        try:
+            asyncio.run(cast(Any, cluster.orders.pop()()))
+        except Refused as error:
+            complaints.append(str(error))
+        assert [hold.message for hold in offerer._waits(job(), None)] == ["there is no such queue"]
+    assert complaints == ["there is no such queue"]
