@@ -12,7 +12,7 @@ NPM := $(shell command -v npm)
 CONSOLE := jos/console/dist/index.html
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-activity demo-finetune up console screenshots test check lint types unit contract integration e2e long chaos fuzz walks bench \
+.PHONY: help demo demo-activity demo-finetune up console screenshots notebook test check lint types unit contract integration e2e long chaos fuzz walks bench \
 	image image-steps lock clean
 
 help: ## this list
@@ -69,6 +69,9 @@ $(CONSOLE): jos/console/node_modules/.made openapi.json jos/console/index.html $
 screenshots: .venv/.test $(CONSOLE) .browser/chromium ## docs/screenshots/*.png, of the console at work
 	$(BIN)/python tests/browser/screenshots.py
 
+notebook: .venv/.test ## docs/notebook.ipynb run anew from its first cell and written with its outputs
+	JOS_WRITE_NOTEBOOK=1 $(BIN)/python -m pytest -q tests/e2e/test_notebook.py -k example_notebook
+
 # the heavy suites two at a time: each of their tests fills a core with processes
 test: .venv/.test .venv/.checkov-$(CHECKOV) $(if $(NPM),$(CONSOLE) .browser/chromium) ## all tests, short versions of the long ones
 	$(if $(NPM),cd jos/console && npm test --silent)
@@ -107,7 +110,7 @@ walks: .venv/.test ## thousands of new random walks over admission's rules, some
 	JOS_WALKS=5000 $(BIN)/python -m pytest -q --timeout 1800 tests/unit/test_admission_walks.py
 	JOS_WALKS=1000 $(BIN)/python -m pytest -q --timeout 1800 tests/chaos/test_kuberay_walk.py
 
-bench: .venv/.test ## all benchmarks, side by side with the others; about an hour
+bench: .venv/.test $(if $(NPM),$(CONSOLE) .browser/chromium) ## all benchmarks, side by side with the others; about an hour
 	$(BIN)/python -m benchmarks.run_all
 
 image: $(if $(NPM),$(CONSOLE)) ## both images built and pushed, their digests written into k8s: make image REGISTRY=registry.example/team

@@ -5,15 +5,16 @@
 A real Chromium on the built console and one `jos api` process, all on the machine's two CPUs; no driver and no
 controller, so nothing else works meanwhile. Times are taken in the page: from a click to the frame in which the wanted
 rows are painted. A load is that of a window of its own with an empty cache. The page that is left open listens to a
-running job of 1,000 inputs and 10,000 events that tells 50 more events a second; its heap is measured after a garbage
-collection. Bars: interactive <= 1.5 s; growth < 20 MB in 10 minutes. Needs `make console .browser/chromium`.
+running job of 1,000 inputs and 10,000 events that tells 50 more events a second; it is looked at once a minute, after a
+garbage collection, and by nobody in between. Bars: interactive <= 1.5 s; growth < 20 MB in 10 minutes. Needs
+`make console .browser/chromium`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import time
+import subprocess
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ from jos.store.keys import ApiKeys
 from jos.store.records import Mirror
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, Page, Playwright
 
 CHROMIUM = ROOT / ".browser" / "chromium"
 BUILT = ROOT / "jos" / "console" / "dist" / "index.html"
@@ -220,41 +221,73 @@ async def lists(browser: Browser, server: Server, key: str, wanted: str) -> dict
         return {name: there - began for name, (began, there) in took.items()}
 
 
-async def left_open(browser: Browser, server: Server, large: Large, minutes: float) -> dict[str, Any]:
-    """The heap, in MB, before the first event and at the end of each minute."""
-    async with window(browser, server, f"#/jobs/{large.id}") as page:
-        await page.get_by_label("API key").fill(server.key)
-        await until(page, "job", click=".sign-in button")
-        await until(page, "story")
-        tools = await page.context.new_cdp_session(page)
-        await tools.send("Performance.enable")
-        process = renderer()
+@asynccontextmanager
+async def alone(folder: Path) -> AsyncIterator[str]:
+    """A browser that nobody drives, and where it can be asked: whoever drives a page has it record all that it asks."""
+    home = folder / "browser"
+    process = start_browser(home)
+    try:
+        for _ in range(300):
+            said = (home / "DevToolsActivePort").read_text().split() if (home / "DevToolsActivePort").exists() else []
+            if len(said) == 2:
+                yield f"http://127.0.0.1:{said[0]}"
+                return
+            await asyncio.sleep(0.1)
+        raise RuntimeError(f"the browser did not start:\n{home.with_suffix('.log').read_text()[-3000:]}")
+    finally:
+        await asyncio.to_thread(end, process)
 
-        async def sample() -> dict[str, float]:
-            await tools.send("HeapProfiler.collectGarbage")
-            metrics = {m["name"]: m["value"] for m in (await tools.send("Performance.getMetrics"))["metrics"]}
-            own = process.memory_full_info().uss
-            return {"heap": metrics["JSHeapUsedSize"] / MB, "nodes": metrics["Nodes"], "process": own / MB}
 
-        samples = [await sample()]
-        before = large.told
-        for minute in range(max(1, round(minutes))):
-            seconds = 60 * minutes / max(1, round(minutes))
+def start_browser(home: Path) -> subprocess.Popen[bytes]:
+    options = ["--headless", "--no-sandbox", "--remote-debugging-port=0", f"--user-data-dir={home}"]
+    with home.with_suffix(".log").open("wb") as out:
+        return subprocess.Popen([CHROMIUM, *options, "about:blank"], stdout=out, stderr=out)
 
-            async def tell(_number: int, _due: float) -> None:
-                await large.tell(int(A_SECOND * TOLD_EVERY), 1)
 
-            await on_schedule(1 / TOLD_EVERY, seconds, tell)
-            samples.append(await sample())
+@asynccontextmanager
+async def visited(playwright: Playwright, address: str) -> AsyncIterator[Page]:
+    """Its page, which stays open when the visit is over."""
+    browser = await playwright.chromium.connect_over_cdp(address)
+    try:
+        yield browser.contexts[0].pages[0]
+    finally:
+        await browser.close()
+
+
+async def sample(page: Page) -> dict[str, float]:
+    """The heap after a garbage collection and the memory of the page's process, in MB; its nodes."""
+    tools = await page.context.new_cdp_session(page)
+    await tools.send("Performance.enable")
+    await tools.send("HeapProfiler.collectGarbage")
+    metrics = {m["name"]: m["value"] for m in (await tools.send("Performance.getMetrics"))["metrics"]}
+    rendering = [p for p in psutil.Process().children(recursive=True) if "--type=renderer" in " ".join(p.cmdline())]
+    own = max(process.memory_full_info().uss for process in rendering)  # there is a small spare one beside it
+    return {"heap": metrics["JSHeapUsedSize"] / MB, "nodes": metrics["Nodes"], "process": own / MB}
+
+
+async def left_open(
+    playwright: Playwright, folder: Path, server: Server, large: Large, minutes: float
+) -> dict[str, Any]:
+    """Samples, before the first event and after each minute of them."""
+
+    async def tell(_number: int, _due: float) -> None:
+        await large.tell(int(A_SECOND * TOLD_EVERY), 1)
+
+    before, periods, samples = large.told, max(1, round(minutes)), []
+    async with alone(folder) as address:
+        async with visited(playwright, address) as page:
+            await page.goto(f"{server.url}/console#/jobs/{large.id}")
+            await page.get_by_label("API key").fill(server.key)
+            await until(page, "job", click=".sign-in button")
+            await until(page, "story")
+            samples.append(await sample(page))
+        for minute in range(periods):
+            await on_schedule(1 / TOLD_EVERY, 60 * minutes / periods, tell)
+            async with visited(playwright, address) as page:
+                await page.get_by_role("cell", name=f"said {large.told - 1}", exact=True).wait_for()  # it kept up
+                samples.append(await sample(page))
             say(f"left open, minute {minute + 1}: {samples[-1]}")
-        await page.get_by_role("cell", name=f"said {large.told - 1}", exact=True).wait_for()  # it kept up
-        return {"samples": samples, "events": large.told - before, "seconds": 60 * minutes}
-
-
-def renderer() -> psutil.Process:
-    """The process that the only open window is drawn by: the one of its kind with the most memory."""
-    found = [p for p in psutil.Process().children(recursive=True) if "--type=renderer" in " ".join(p.cmdline())]
-    return max(found, key=lambda process: process.memory_info().rss)
+    return {"samples": samples, "events": large.told - before, "seconds": 60 * minutes}
 
 
 # --- the whole ----------------------------------------------------------------------------------------
@@ -282,10 +315,8 @@ async def measure(folder: Path, stored: int, loads_: int, rounds: int, minutes: 
                 for step, ms in (await lists(browser, server, key, wanted)).items():
                     listed[step][name].append(ms)
             say(f"lists, round {number_ + 1} of {rounds}")
-        began = time.monotonic()
-        stays = await left_open(browser, server, large, minutes)
-        stays["took"] = time.monotonic() - began
         await browser.close()
+        stays = await left_open(playwright, folder, server, large, minutes)
         return Found(opened, listed, stays)
 
 

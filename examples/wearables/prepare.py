@@ -3,15 +3,18 @@
 FOLDER/train/CLASS/*.csv   40 recordings of 10 s, one activity each
 FOLDER/test/*.csv          40 others, five to a file, as a logger would have written them
 FOLDER/truth.csv           the activity of each row of the test files; it stays here
+FOLDER/reader.json         how the files are read: columns, and a window of 5 s each half a second
 """
 
 import csv
+import json
 import sys
 from pathlib import Path
 
 from sktime.datasets import load_basic_motions
 
 COLUMNS = ["time_ms", "acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z"]
+READER = {"data_columns": COLUMNS[1:], "timestamp_column": COLUMNS[0], "window_size": 50, "step_size": 5}  # rows
 
 
 def write(path, recordings):
@@ -36,4 +39,5 @@ with (folder / "truth.csv").open("w", newline="") as file:
         name = f"wrist_day_{number + 1}.csv"
         write(folder / "test" / name, series[number::8])
         truth.writerows((name, label) for label in labels[number::8] for _ in range(series.shape[2]))
+(folder / "reader.json").write_text(json.dumps(READER))
 print(f"{len(series)} recordings to learn from and 8 files to classify are in {folder}")

@@ -257,6 +257,8 @@ class Hub:
             log.warning("a feed broke off; its listeners come back", job=job_id, error=str(error))
             why = "unavailable"
         except Exception:
+            # Nobody awaits this task: whatever a fault of ours is, its traceback must be in the log, and the listeners
+            # must hear of it now; they come back a second later, and a fault that stays is logged each time.
             why = "unavailable"
             log.exception("a feed broke off; its listeners come back", job=job_id)
         finally:

@@ -50,14 +50,14 @@ def results(folder: Path) -> dict[str, bytes]:
     return {path.name.partition("_output_")[2]: path.read_bytes() for path in (folder / "results").iterdir()}
 
 
-def whole(step: Steps, name: str, folder: Path, window: int, stride: int) -> tuple[float, float]:
+def whole(step: Steps, folder: Path, window: int, stride: int) -> tuple[float, float]:
     """Every step in Python, then in curl on the same files; the accuracies. Both get the same bytes."""
     step("upload.py", folder)
-    assert "COMPLETED" in step(f"{name}/run.py", folder)
+    assert "COMPLETED" in step("run.py", folder)
     step("download.py", folder)
     first, by_python = accuracy(step("evaluate.py", folder, window, stride)), results(folder)
     step("upload.sh", folder)
-    assert '"status":"COMPLETED"' in step(f"{name}/run.sh", folder)
+    assert '"status":"COMPLETED"' in step("run.sh", folder)
     step("download.sh", folder)
     assert results(folder) == by_python
     return first, accuracy(step("evaluate.py", folder, window, stride))
@@ -66,14 +66,14 @@ def whole(step: Steps, name: str, folder: Path, window: int, stride: int) -> tup
 def test_the_wearables_are_prepared_classified_fetched_scored_and_searched(up: Up, tmp_path: Path) -> None:
     folder, step = tmp_path / "wearables", Steps(up, tmp_path / "wearables")
     step("wearables/prepare.py", folder)
-    first, second = whole(step, "wearables", folder, 50, 5)
+    first, second = whole(step, folder, 50, 5)
     assert first == second >= 0.95
-    table = [line.split() for line in step("wearables/search.py", folder, "25,50", "stats,hydra").splitlines()[1:]]
+    table = [line.split() for line in step("search.py", folder).splitlines()[1:]]
     assert {(window, model) for *_, window, model in table} == {
         ("25", "stats"), ("25", "hydra"), ("50", "stats"), ("50", "hydra"),
     }  # fmt: skip
     assert [row[1] for row in table] == sorted((row[1] for row in table), reverse=True)
-    found = step("wearables/search.sh", folder, WINDOWS="50", MODELS="stats hydra").splitlines()
+    found = step("search.sh", folder, WINDOWS="50").splitlines()
     by_curl = {line.split()[-1]: accuracy(line) for line in found}
     assert by_curl == {model: float(score) for score, _, window, model in table if window == "50"}  # the same jobs
 
@@ -82,9 +82,9 @@ def test_the_wearables_are_prepared_classified_fetched_scored_and_searched(up: U
 def test_drilling_is_told_from_not_drilling(up: Up, tmp_path: Path) -> None:
     folder, step = tmp_path / "drilling", Steps(up, tmp_path / "drilling")
     step("drilling/prepare.py", VOLVE, folder)
-    first, second = whole(step, "drilling", folder, 16, 4)
+    first, second = whole(step, folder, 16, 4)
     assert first == second >= 0.9
-    assert len(step("drilling/search.py", folder, "16", "stats,hydra").splitlines()) == 3
+    assert len(step("search.py", folder, "16", "stats,hydra").splitlines()) == 3
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -1,22 +1,16 @@
-"""Classifies the uploaded files and waits: python examples/wearables/run.py FOLDER
+"""Classifies the uploaded files and waits: python examples/run.py FOLDER
 
 The job's id is kept in FOLDER/job.txt. Ctrl-C stops the waiting and not the job; `jos events last --follow` goes on.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import jos
 
-READER = {
-    "data_columns": ["acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z"],
-    "timestamp_column": "time_ms",
-    "window_size": 50,  # rows
-    "step_size": 5,
-}
 
-
-def create(client, folder, name, reader=READER, **config):
+def create(client, folder, name, reader, **config):
     """A job over what `upload.py` uploaded: files are named as the server knows them, their class is their folder."""
     return client.jobs.create(
         "machine-state-classification",
@@ -34,7 +28,8 @@ def create(client, folder, name, reader=READER, **config):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    reader = json.loads((folder / "reader.json").read_text())  # columns, window and step
     with jos.Client() as client:
-        job = create(client, folder, "what a wrist was doing")
+        job = create(client, folder, folder.resolve().name, reader)
         (folder / "job.txt").write_text(f"{job.id}\n")
         print(job.wait(progress=True))
