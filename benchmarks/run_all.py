@@ -26,6 +26,7 @@ NAMES = (
     "admission",
     "store",
     "api",
+    "console",
     "service",
     "kuberay",
     "knn",

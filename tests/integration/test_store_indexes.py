@@ -66,6 +66,9 @@ async def compare(store: Store, jobs: dict[str, Job]) -> None:
     assert await store.places(newest) == places
     active = [job for job in reversed(newest) if not job.status.terminal or job.holds_capacity]
     assert await store.active() == active
+    at_work = [job for job in active if job.status is not Status.PENDING]
+    assert await indexes.at_work(store.connection) == at_work
+    assert await indexes.queued(store.connection, QUEUES) == {queue: depths[queue] for queue in QUEUES}
 
 
 def some_command(chance: random.Random, job: Job) -> Command:
