@@ -188,7 +188,8 @@ def test_twenty_jobs_in_one_warm_driver_leave_nothing_behind(lab: Lab) -> None:
         pids += indexes_of(lab, job_id)
         counts.append(threads(driver.process.pid) if alive(driver.process.pid) else 0)
     until(lambda: not any(map(alive, pids)), 10)
-    assert max(counts[10:19]) <= max(counts[2:10]) + 2, counts  # pools of threads fill up at first
+    # pools of threads fill up at first, and one or another is busy for a moment: what is left behind stays
+    assert min(counts[14:19]) <= max(counts[2:10]) + 2, counts
     assert driver.end(60).code == 0
     assert "served as many jobs as it may" in driver.said
 

@@ -29,7 +29,7 @@ def checkpoints(lab: Lab, job_id: str) -> list[Checkpoint]:
 
 
 def test_inputs_are_prepared_by_all_indexes_and_the_steps_done_by_one(lab: Lab) -> None:
-    job_id = lab.submit("two-stage-train", numbers(lab), epochs=3, seconds=0.004)
+    job_id = lab.submit("two-stage-train", numbers(lab), epochs=3, seconds=0.02)
     job = lab.complete(job_id)
     assert (job.status, job.holds_capacity) == (Status.COMPLETED, False)
     assert lab.committed(job_id) == {0: 40, 1: 40, 2: 40, STEPS: 360}
