@@ -84,7 +84,7 @@ def _check_announced(request: Request, limit: int) -> None:
     "/files/uploads/{upload_id}/parts/{part_number}",
     tags=["uploads"],
     openapi_extra=_RAW,
-    responses={**documented(400, 404, 409), **_TOKEN},
+    responses={**documented(400, 404, 409, 413), **_TOKEN},
     response_class=Response,
 )
 async def put_part(upload_id: str, part_number: int, request: Request, caller: User, parts: Parts) -> Response:
