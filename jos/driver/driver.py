@@ -101,6 +101,7 @@ class Driver:
         self.aside: set[asyncio.Task[object]] = set()  # what is told or looked at beside the work
         self.grace = spec.pipeline.timeouts.drain
         self.started = False
+        self.runs_since = math.inf  # monotonic: when the first index was up
         self.draining = False
         self.returning = False  # a Shrink is on its way
         self.seen = 0  # version of the record that was last looked at for a larger grant
@@ -243,7 +244,7 @@ class Driver:
             await asyncio.sleep(1.0)
             self.tell(Tick())
             limit = self.spec.pipeline.timeouts.run
-            if limit is not None and time.monotonic() - self.began > limit:
+            if limit is not None and time.monotonic() - self.runs_since > limit:
                 await self._transact(Expire("run"))  # the record turns FAILED, the heartbeat sees it, we drain
 
     def _obey(self, instructions: list[Any]) -> None:
@@ -303,7 +304,7 @@ class Driver:
 
     def _ready(self, index: int, life: int, ready: Ready) -> None:
         if not self.started:
-            self.started = True
+            self.started, self.runs_since = True, time.monotonic()
             self.mirror.progress_kind = ready.progress_kind
             self._say(Started(self.token, platform.node(), os.getpid()))
         self.mirror.line(index).state = "running"
@@ -343,7 +344,11 @@ class Driver:
         task = asyncio.create_task(work)
         self.aside.add(task)
         task.add_done_callback(self.aside.discard)
-        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        task.add_done_callback(self._looked_aside)
+
+    def _looked_aside(self, task: asyncio.Task[object]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._failed(error)
 
     async def _transact(self, command: Any) -> bool:
         """Whether it was accepted."""
