@@ -166,7 +166,7 @@ def test_an_upload_that_was_cut_off_sends_only_what_is_missing(tmp_path: Path, w
     with pytest.raises(JosError):
         server.client().files.upload(path, workers=workers)
     kept = len(server.uploads["a"]["kept"])
-    assert 12 - workers <= kept <= 11 + workers
+    assert kept == 11 if workers == 1 else 0 < kept < 20  # of several, one may be far behind the others
     server.puts, server.asked = lambda _: None, []
     told: list[tuple[int, int]] = []
     server.client().files.upload(path, progress=lambda *n: told.append(n))
