@@ -61,11 +61,6 @@ def used(jobs: Iterable[Job], config: QueueConfig) -> dict[str, tuple[int, dict[
         count, amounts = found.get(job.queue, (0, {}))
         queue = config.queues.get(job.queue)
         for name, amount in demand(job.resources, nodes, bool(queue and queue.quota.get("gpu"))).items():
-            amounts[name] = amounts.get(name, 0.0) + amount * _indexes(job)
+            amounts[name] = amounts.get(name, 0.0) + amount * job.granted
         found[job.queue] = (count + 1, amounts)
     return found
-
-
-def _indexes(job: Job) -> int:
-    granted = job.attempt.indexes if job.attempt else None
-    return job.parallelism if granted is None else granted

@@ -5,7 +5,6 @@ May import: uvicorn, structlog, jos.api. Tests: tests/integration/test_api_strea
 
 from __future__ import annotations
 
-import gc
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ from fastapi import FastAPI
 from jos.api.app import create_app
 from jos.logs import log_to
 from jos.settings import Settings
+from jos.wiring import spare_the_collector
 
 GRACE = 20  # seconds that requests have to finish
 
@@ -58,8 +58,5 @@ def serve(settings: Settings | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     app = create_app(settings)
-    # What is there now stays: the collector need not walk it again while requests wait. Pauses made the slowest 1 %.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
+    spare_the_collector()
     server(app, settings.api_host, settings.api_port).run()

@@ -16,7 +16,6 @@ import structlog
 
 from jos import recovery
 from jos.controller.controller import Controller, Duties
-from jos.controller.loops import spare_the_collector
 from jos.controller.metrics import serve
 from jos.controller.reconcile import Limits
 from jos.core.errors import JosError
@@ -26,7 +25,7 @@ from jos.launch.base import Launcher
 from jos.launch.open import news_of, offers_of, open_launcher, start_seconds
 from jos.logs import log_to
 from jos.settings import Settings
-from jos.wiring import Wired, open_queues, wired
+from jos.wiring import Wired, open_queues, spare_the_collector, wired
 
 log = structlog.get_logger()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
@@ -23,14 +22,6 @@ Step = Callable[[], Awaitable[object]]
 AFTER_FAILURE = 1.0  # seconds, so that a fault does not spin
 
 log = structlog.get_logger()
-
-
-def spare_the_collector() -> None:
-    """What is there now stays: the garbage collector need not walk it again while all loops wait, which with a thousand
-    jobs took a tenth of a second each time. To be called when all is open, before the loops run."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
 
 
 async def keep(name: str, step: Step, every: float, stop: asyncio.Event, failed: Callable[[str], None]) -> None:

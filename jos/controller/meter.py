@@ -73,7 +73,7 @@ class Meter:
             last = before.get(job.id)
             reading = _reading(live, last if last and last.token == live.token else None, now)
             self._readings[job.id] = reading
-            granted += attempt.indexes or job.parallelism
+            granted += job.granted
             if last is None or last.token != live.token or (seconds := (reading.at - last.at).total_seconds()) <= 0:
                 continue
             tasks += max(0, reading.done - last.done) / seconds

@@ -111,7 +111,7 @@ def waiting(job: Job) -> Waiting:
         queued_at=job.queued_at,
         not_before=job.not_before,
         resources=job.resources,
-        parallelism=_parallelism(job),
+        parallelism=job.parallelism,
         preemption_count=job.preemption_count,
         holds_capacity=job.holds_capacity,
     )
@@ -121,7 +121,6 @@ def holding(job: Job, work_lost: float | None, now: datetime) -> Holding:
     """`work_lost`: seconds of work that a preemption would throw away; unknown: all since the attempt began."""
     attempt = job.attempt
     assert attempt is not None
-    parallelism = _parallelism(job)
     stays = job.status in (Status.ADMITTED, Status.RUNNING)
     began = attempt.started_at or attempt.admitted_at
     return Holding(
@@ -130,15 +129,11 @@ def holding(job: Job, work_lost: float | None, now: datetime) -> Holding:
         queue=job.queue,
         priority=job.priority,
         resources=job.resources,
-        parallelism=parallelism,
-        indexes=parallelism if attempt.indexes is None else attempt.indexes,
+        parallelism=job.parallelism,
+        indexes=job.granted,
         admitted_at=attempt.admitted_at,
         leaving=not stays,
         preemption_count=job.preemption_count,
         work_lost=(now - began).total_seconds() if work_lost is None else work_lost,
         growable=stays and attempt.indexes is not None and not attempt.shrunk,
     )
-
-
-def _parallelism(job: Job) -> int:
-    return job.parallelism

@@ -291,6 +291,12 @@ class Job(Model):
     cancelled_at: datetime | None = None
     error: JobFailure | None = None  # set with FAILED; kept while JOS itself retries, cleared by a user's Retry
 
+    @property
+    def granted(self) -> int:
+        """Indexes that its capacity is for, as long as it holds any."""
+        limited = self.attempt.indexes if self.attempt else None
+        return self.parallelism if limited is None else limited
+
 
 class EventDraft(Model):
     """An event before the store has numbered it."""

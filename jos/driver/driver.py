@@ -344,9 +344,9 @@ class Driver:
         task = asyncio.create_task(work)
         self.aside.add(task)
         task.add_done_callback(self.aside.discard)
-        task.add_done_callback(self._looked_aside)
+        task.add_done_callback(self._aside_ended)
 
-    def _looked_aside(self, task: asyncio.Task[object]) -> None:
+    def _aside_ended(self, task: asyncio.Task[object]) -> None:
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._failed(error)
 

@@ -48,6 +48,14 @@ def test_rates_come_from_two_readings_of_one_attempt() -> None:
     assert value(metrics, "jos_indexes_granted") == 1
 
 
+def test_a_grant_of_which_nothing_is_left_is_none() -> None:
+    one, metrics = meter()
+    attempt = job().attempt
+    assert attempt is not None
+    take(one, 0, live(0, 1, 0.0), job().model_copy(update={"attempt": attempt.model_copy(update={"indexes": 0})}))
+    assert value(metrics, "jos_indexes_granted") == 0
+
+
 def test_a_new_attempt_begins_anew() -> None:
     one, metrics = meter()
     take(one, 0, live(0, 1000, 9.0))
