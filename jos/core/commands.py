@@ -2,7 +2,7 @@
 that it leaves in `Job.reason`.
 
 A command about one attempt carries that attempt's token. May import: stdlib, jos.core.model.
-Tests: tests/unit/test_lifecycle.py. For people: docs/lifecycle.md.
+Tests: tests/unit/test_lifecycle*.py. For people: docs/lifecycle.md.
 """
 
 from __future__ import annotations

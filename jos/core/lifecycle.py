@@ -3,7 +3,7 @@
 `decide(job, command, now)` looks (status, command) up in the TABLE of jos.core.transitions and gives the changed job
 together with the events that tell of the change; the store writes both at once. Pure: the time is passed in, and
 effects (starting and stopping drivers) are the controller's, which looks at what is and not at what happened.
-May import: stdlib, jos.core. Tests: tests/unit/test_lifecycle.py. For people: docs/lifecycle.md.
+May import: stdlib, jos.core. Tests: tests/unit/test_lifecycle*.py. For people: docs/lifecycle.md.
 
 Three answers besides a change: the token of an attempt that is over raises StaleAttempt (its sender must stop);
 a command that was applied already changes nothing; everything else that is not in TABLE raises InvalidTransition.

@@ -1,7 +1,7 @@
 """What each command makes of a job: one function for each kind of transition, and TABLE, which says when it is legal.
 
 Only jos.core.lifecycle calls these, after it has looked at the attempt's token. Pure: the time is passed in.
-May import: stdlib, jos.core. Tests: tests/unit/test_lifecycle.py. For people: docs/lifecycle.md.
+May import: stdlib, jos.core. Tests: tests/unit/test_lifecycle*.py. For people: docs/lifecycle.md.
 """
 
 from __future__ import annotations
