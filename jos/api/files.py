@@ -81,7 +81,7 @@ def _check_announced(request: Request, limit: int) -> None:
 
 
 @router.put(
-    "/files/uploads/{upload_id}/parts/{part_number}",
+    "/files/uploads/{upload_id}/parts/{part_number:int}",  # no word: parts/urls and parts/checkpoint are others'
     tags=["uploads"],
     openapi_extra=_RAW,
     responses={**documented(400, 404, 409, 413), **_TOKEN},

@@ -98,7 +98,7 @@ def all_routes(api: Api) -> list[tuple[set[str], str]]:
     for context in iter_route_contexts(api.app.routes):
         methods, path = getattr(context, "methods", None), getattr(context, "path", None)
         if path is not None and methods:
-            found.append((set(methods), str(path)))
+            found.append((set(methods), re.sub(r":\w+\}", "}", str(path))))
     return found
 
 
@@ -110,7 +110,7 @@ def test_every_route_is_known_here_and_needs_what_is_written_here(shared_api: Ap
     clients = {role: shared_api.as_(shared_api.make_key("org_roles", role)) for role in RANK}  # type: ignore[arg-type]
     for needed, some in NEEDS.items():
         for method, path in some:
-            url = url_of(re.sub(r"\{\w+\}", "nothing", path))
+            url = url_of(re.sub(r"\{\w+\}", "nothing", path.replace("{part_number}", "1")))
             for base in ("", "/api"):
                 anonymous = httpx2.request(method, f"{shared_api.url}{base}{url}")
                 assert anonymous.status_code == 401, f"{method} {base}{url}"
