@@ -155,14 +155,16 @@ async def queued(connection: Connection, queues: Sequence[str]) -> dict[str, int
 
 
 async def places(connection: Connection, jobs: Sequence[Job]) -> dict[str, tuple[int, int]]:
+    """By how many tickets stand before its own, and not by its own: a job that was admitted since its record was read
+    has the place that it had, and no answer shows it waiting nowhere."""
     waiting = [job for job in jobs if job.status is Status.PENDING]
     queues = sorted({job.queue for job in waiting})
-    commands: list[tuple[str, ...]] = [("ZRANK", queue_key(job.queue), _ticket(job)) for job in waiting]
+    commands: list[tuple[str, ...]] = [("ZLEXCOUNT", queue_key(job.queue), "-", f"({_ticket(job)}") for job in waiting]
     commands += [("ZCARD", queue_key(queue)) for queue in queues]
     replies = await connection.commands(commands)
     depths = dict(zip(queues, replies[len(waiting) :], strict=True))
-    ranks = zip(waiting, replies[: len(waiting)], strict=True)
-    return {job.id: (rank + 1, depths[job.queue]) for job, rank in ranks if rank is not None}
+    before = zip(waiting, replies[: len(waiting)], strict=True)
+    return {job.id: (count + 1, max(count + 1, depths[job.queue])) for job, count in before}
 
 
 async def depths(connection: Connection) -> dict[str, int]:

@@ -152,7 +152,8 @@ class Store:
         return await indexes.active(self.connection)
 
     async def places(self, jobs: Sequence[Job]) -> dict[str, tuple[int, int]]:
-        """By job id: (place in its queue, from 1; how many wait in that queue), of those that wait."""
+        """By job id: (place in its queue, from 1; how many wait in that queue), of those that
+        wait by the records given."""
         return await indexes.places(self.connection, jobs)
 
     async def pending(self, org_id: str) -> int:

@@ -63,6 +63,8 @@ async def compare(store: Store, jobs: dict[str, Job]) -> None:
     for queue in QUEUES:
         own = [job.id for job in ordered if job.queue == queue]
         places |= {name: (number, depths[queue]) for number, name in enumerate(own, 1)}
+        tickets = await store.connection.command("ZRANGE", indexes.queue_key(queue), 0, -1)
+        assert [ticket.decode().rpartition(":")[2] for ticket in tickets] == own
     assert await store.places(newest) == places
     active = [job for job in reversed(newest) if not job.status.terminal or job.holds_capacity]
     assert await store.active() == active
@@ -224,7 +226,7 @@ def test_places_follow_priority_then_time_then_id_and_close_up(valkey: Valkey) -
         }
         admitted = await store.transact(urgent.id, Admit("tok"), NOW)
         assert await store.places([admitted, late]) == {late.id: (2, 3)}
-        assert await store.places([urgent]) == {}  # an old record of a job that waits no more
+        assert await store.places([urgent]) == {urgent.id: (1, 3)}  # an old record: the place that it had
         assert await store.places([]) == {}
         assert await store.depths() == {"batch": 4, "training": 0}
 
