@@ -78,7 +78,7 @@ class Watched:
         self.decided: defaultdict[str, list[float]] = defaultdict(list)  # job -> when its driver was given up
         self.looks: list[float] = []  # seconds
         self.lists: list[float] = []  # seconds; after the first ones, of what belongs to a job whose head died
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}  # RayJob -> when the change was made that was heard of last
         self.dead: defaultdict[str, list[float]] = defaultdict(list)  # job -> when the death of its head arrived
         self._put, self._drop = launcher.cache.put, launcher.cache.drop
         self._transact, self._seen = store.transact, launcher.seen
@@ -91,12 +91,13 @@ class Watched:
 
     def put(self, kind: str, thing: Mapping[str, Any]) -> None:
         sent = (thing["metadata"].get("annotations") or {}).get(SENT_AT)
-        if sent is not None and sent not in self._known:  # it stays with the RayJob
-            self._known.add(sent)
+        if sent is not None and sent != self._known.get(name := thing["metadata"]["name"]):  # it stays with the RayJob
+            self._known[name] = sent
             self.heard.append(time.monotonic() - float(sent))
         self._put(kind, thing)
 
     def drop(self, kind: str, thing: Mapping[str, Any]) -> None:
+        self._known.pop(thing["metadata"]["name"], None)
         if kind == PODS:
             self.dead[thing["metadata"]["labels"]["jos.dev/job"]].append(time.monotonic())
         self._drop(kind, thing)

@@ -75,6 +75,8 @@ class Site:
     def _changed(self, change: Any) -> None:
         if change.resource == "rayjobs" and change.type in ("ADDED", "DELETED"):
             self._loop.call_soon_threadsafe(self._came_or_went, change.type, change.obj)
+        if change.resource == "pods" and change.type == "MODIFIED" and "deletionTimestamp" in change.obj["metadata"]:
+            self._loop.call_soon_threadsafe(self._ends, change.obj["metadata"]["name"])
 
     def _came_or_went(self, kind: str, rayjob: Object) -> None:
         name = rayjob["metadata"]["name"]
@@ -86,6 +88,11 @@ class Site:
         task = asyncio.create_task(self._live(name, rayjob))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _ends(self, pod: str) -> None:
+        """As a kubelet does with a pod whose owner was deleted; else it would stay, and be known to controllers."""
+        with suppress(ApiError):
+            self.objects.delete("pods", NAMESPACE, pod, grace=0)
 
     async def _live(self, name: str, rayjob: Object) -> None:
         """KubeRay, the kubelet and Ray have done their part; the driver takes its attempt."""
