@@ -72,11 +72,12 @@ screenshots: .venv/.test $(CONSOLE) .browser/chromium ## docs/screenshots/*.png,
 notebook: .venv/.test ## docs/notebook.ipynb run anew from its first cell and written with its outputs
 	JOS_WRITE_NOTEBOOK=1 $(BIN)/python -m pytest -q tests/e2e/test_notebook.py -k example_notebook
 
-# the heavy suites in one go and in this order, so that short files are left for whoever is done first
+# the heavy suites two at a time: each of their tests fills a core with processes
 test: .venv/.test .venv/.checkov-$(CHECKOV) $(if $(NPM),$(CONSOLE) .browser/chromium) ## all tests, short versions of the long ones
 	$(if $(NPM),cd jos/console && npm test --silent)
 	$(BIN)/python -m pytest -q -n 2 tests/unit
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not long" tests/e2e tests/chaos tests/integration tests/contract
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not long" tests/contract tests/integration
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" tests/e2e tests/chaos
 
 check: .venv/.test lint types unit ## lint, types and unit tests, in under a minute
 
