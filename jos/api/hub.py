@@ -161,11 +161,11 @@ class Hub:
 
     async def listen(self, job: Job, cursor: Cursor) -> AsyncIterator[bytes]:
         """Pieces of an event stream: everything after `cursor`, heartbeats, and why it ends."""
-        yield b": listening\n\n"
         try:
+            cursor = await self._within(job, cursor)
+            yield b": listening\n\n"  # from here on whatever comes is new to this listener
             feed = await self._open(job)
             try:
-                cursor = await self._within(job, feed, cursor)
                 async for piece in self._pieces(job, feed, cursor):
                     yield piece
             finally:
@@ -174,9 +174,10 @@ class Hub:
             log.warning("a stream broke off; its listener comes back", job=job.id, error=str(error))
             yield _last("unavailable", cursor)
 
-    async def _within(self, job: Job, feed: Feed, cursor: Cursor) -> Cursor:
+    async def _within(self, job: Job, cursor: Cursor) -> Cursor:
         """The cursor, or the last that there is: after a recovery numbers that were told before are given again."""
-        if feed.last.covers(cursor):
+        feed = self._feeds.get(job.id)
+        if (feed.last if feed else Cursor()).covers(cursor):
             return cursor
         events, _ = await self._store.events(job.id, limit=0)
         progress, _ = await self._store.progress(job.id, limit=0)

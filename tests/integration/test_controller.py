@@ -350,8 +350,8 @@ def test_a_driver_that_outlives_its_attempt_is_stopped_but_not_one_of_another_in
         house.launcher.scripts = scripted(Script(takes=False))
         await house.launcher.start(foreign)
         assert job.attempt is not None
-        await house.say(job, Completed(job.attempt.token))  # its last word; but it hangs in closing
         house.launcher.drivers[house.launcher.name_of(job)].script.drains = False
+        await house.say(job, Completed(job.attempt.token))  # its last word; but it hangs in closing
         await until(lambda: _true(f"stop jos-{job.id}-1" in house.launcher.orders))
         assert house.launcher.running(foreign)
         house.launcher.kill(house.launcher.name_of(foreign))

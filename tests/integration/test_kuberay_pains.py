@@ -178,7 +178,7 @@ def test_what_each_attempt_ended_of_is_kept_though_kuberay_wipes_it(run: Run) ->
         events = [(e.event_type, e.message) for e in (await town.store.events(job.id, limit=100))[1]]
         assert ("job.preempted", "Somebody suspended its RayJob (spec.suspend).") in events
         [lost] = [message for kind, message in events if kind == "attempt.failed"]
-        assert "its driver is lost" in lost
+        assert "its driver is lost" in lost or "was not heard" in lost  # whichever was noticed first
         assert set(town.made.values()) == {1}  # one RayJob for each
 
     run(test)
