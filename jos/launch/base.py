@@ -34,6 +34,7 @@ class DriverSeen:
     started_at: datetime | None = None
     waits: Waits | None = None  # of one that is starting: what it waits for, where the launcher can say
     suspended: bool = False  # its cluster took its place away, or has not given it one yet; it does nothing meanwhile
+    token: str = ""  # of the attempt that it was made for, where the launcher can say
 
 
 @dataclass(frozen=True)

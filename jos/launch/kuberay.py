@@ -25,18 +25,18 @@ from jos.core.model import Job, Pipeline
 from jos.launch import pods
 from jos.launch import rayjob_truth as truth
 from jos.launch.base import DriverSeen, Offer, Offers, Waits, number_of
-from jos.launch.kube_api import POD, RAYCLUSTER, RAYJOB, WORKLOAD, Absent, Kind, KubeApi, Refused
+from jos.launch.kube_api import FIELD_MANAGER, POD, RAYCLUSTER, RAYJOB, WORKLOAD, Absent, Kind, KubeApi, Refused
 from jos.launch.kube_cache import Cache
 from jos.launch.kube_doubt import Doubts
 from jos.launch.kube_profile import KubeProfile, read_profile
 from jos.launch.kube_stop import Deadlines, Stopper
 from jos.launch.kube_watch import Watches
+from jos.launch.pods import Object
 from jos.launch.rayjob import (
     ATTEMPT,
     INSTALLATION,
     JOB,
     KUEUE_PRIORITY,
-    TOKEN,
     driver_name,
     installation,
     kubernetes_name,
@@ -78,12 +78,20 @@ def open_kuberay(settings: Settings, storage: Storage) -> KubeRay:
 class Memory:
     """What is known of a driver besides what the cluster says now."""
 
+    token: str  # of its attempt: one of another token that is called the same is another driver
     ended: DriverSeen | None = None  # the first that was said of its end: KubeRay may wipe it, or start another
     ended_at: datetime | None = None
     waited: Waits | None = None  # the last that it waited for
     headless_since: datetime | None = None
     farewell: str = ""  # why JOS deleted its RayJob
     gone_at: float | None = None  # monotonic: its RayJob is no more
+
+
+@dataclass(frozen=True)
+class Order:
+    job: str
+    token: str
+    at: float  # monotonic
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ class KubeRay:
         self._installation, self._pipeline_of = installation, pipeline_of
         self._stopper = Stopper(api, self.cache, self._has_ended, deadlines)
         self._memories: dict[str, Memory] = {}  # by driver
-        self._made: dict[str, tuple[str, float]] = {}  # RayJob that was just made -> its job, and when, monotonic
+        self._made: dict[str, Order] = {}  # by RayJob, just made
         self._refused: dict[str, tuple[str, float]] = {}  # driver -> why it cannot be offered or deleted, and when
         self._looks: dict[str, Look] = {}  # by RayJob
         self._news: dict[str, str] = {}  # RayJobs of which something is new -> the driver of one that is no more
@@ -140,14 +148,16 @@ class KubeRay:
         if attempt.driver or attempt.started_at is not None:
             return
         await self.watches.fresh()
-        memory = self._memories.get(driver)
-        if self._is_there(kubernetes_name(driver)) or (memory is not None and memory.ended is not None):
+        if await self._make_way(kubernetes_name(driver), attempt.token):
+            return
+        memory = self._memory(driver, attempt.token)
+        if self._is_there(kubernetes_name(driver)) or memory.ended is not None:
             return
         try:
             await self._make(job, attempt.token, attempt.number)
         except (Refused, ConfigInvalid) as error:
             log.warning("the cluster refuses a driver", job=job.id, error=str(error))
-            self._end(driver, DriverSeen(driver, "ended", str(error)))
+            self._end(driver, DriverSeen(driver, "ended", str(error), token=attempt.token))
 
     async def stop(self, name: str) -> None:
         await self.watches.fresh()
@@ -156,10 +166,10 @@ class KubeRay:
         if found is None:  # one that the watch has not told of yet, or none at all
             await self._stopper.delete(rayjob_name)
         elif found.state == "starting":
-            self._say_farewell(name, "The driver was stopped before it was up.")
+            self._say_farewell(self.cache.rayjobs[rayjob_name], "The driver was stopped before it was up.")
             await self._stopper.delete(rayjob_name)
         elif found.state == "running":
-            self._say_farewell(name, "The driver was stopped.")
+            self._say_farewell(self.cache.rayjobs[rayjob_name], "The driver was stopped.")
             await self._stopper.stop(rayjob_name)
 
     async def seen(self) -> dict[str, DriverSeen]:
@@ -265,7 +275,7 @@ class KubeRay:
         if found is not None and found.state == "running":
             return  # no offer any more
         if found is not None:
-            self._say_farewell(found.name, why)
+            self._say_farewell(self.cache.rayjobs[name], why)
         await self._stopper.delete(name)
 
     async def _keep_priority(self, job: Job, name: str) -> None:
@@ -287,17 +297,32 @@ class KubeRay:
 
     # --- RayJobs ---
 
+    async def _make_way(self, name: str, token: str) -> bool:
+        """Whether a RayJob with another token has the name of one that is wanted, as after the store was lost and the
+        same number was given again. It is no driver of ours, and is deleted; ours is made once it is gone."""
+        order = self._made.get(name)
+        if order is not None and order.token != token:
+            del self._made[name]
+        found = self.cache.rayjobs.get(name)
+        if found is None or truth.token(found) in ("", token):
+            return False
+        log.warning("a RayJob of another attempt is in the way, and is deleted", rayjob=name)
+        self._say_farewell(found, "Another attempt of the same number took its place.")
+        await self._stopper.delete(name)
+        return True
+
     async def _make(self, job: Job, token: str, number: int) -> None:
         """Raises Refused or ConfigInvalid where no repetition would help."""
         pipeline = await self._pipeline_of(job)
         body = rayjob(job, pipeline, self.profile, token=token, number=number, installation=self._installation)
-        await self.api.apply(RAYJOB, body)
-        self._made[body["metadata"]["name"]] = job.id, time.monotonic()
+        # a manager of its own: over a RayJob of another token that no watch told of, it is refused
+        await self.api.apply(RAYJOB, body, manager=f"{FIELD_MANAGER}-{token}")
+        self._made[body["metadata"]["name"]] = Order(job.id, token, time.monotonic())
         log.info("RayJob made", job=job.id, rayjob=body["metadata"]["name"])
 
     def _is_there(self, name: str) -> bool:
         made = self._made.get(name)
-        return name in self.cache.rayjobs or (made is not None and time.monotonic() - made[1] < ON_ITS_WAY)
+        return name in self.cache.rayjobs or (made is not None and time.monotonic() - made.at < ON_ITS_WAY)
 
     def _live(self, job_id: str) -> Iterator[str]:
         """RayJobs of a job whose driver has not ended, those that the watch has not told of yet included."""
@@ -306,8 +331,8 @@ class KubeRay:
             found = self._look(name, datetime.now(UTC))
             if found.state != "ended" and not _leaves(self.cache.evidence(name)):
                 yield name
-        for name, (owner, _) in list(self._made.items()):
-            if owner == job_id and name not in known and self._is_there(name):
+        for name, order in list(self._made.items()):
+            if order.job == job_id and name not in known and self._is_there(name):
                 yield name
 
     # --- what is known of them ---
@@ -332,7 +357,7 @@ class KubeRay:
 
     def _look(self, name: str, now: datetime) -> DriverSeen:
         evidence = self.cache.evidence(name)
-        memory = self._memory(truth.driver_name(evidence.rayjob))
+        memory = self._memory_of(evidence.rayjob)
         if memory.ended is not None:
             return memory.ended
         memory.headless_since = (memory.headless_since or now) if truth.headless(evidence) else None
@@ -344,25 +369,31 @@ class KubeRay:
         if truth.runs(evidence.rayjob):  # as KubeRay says, or said when it was last heard
             again = self._doubts.looked_again(replace(evidence, headless_since=memory.headless_since), seen.message)
             if again is None:
-                return DriverSeen(seen.name, "running", started_at=seen.started_at)
+                return DriverSeen(seen.name, "running", started_at=seen.started_at, token=seen.token)
             seen = truth.truth(replace(again, waited=memory.waited), now)
         if seen.state == "ended":
             self._end(seen.name, seen)
         return seen
 
     def _end(self, driver: str, seen: DriverSeen) -> None:
-        memory = self._memory(driver)
+        memory = self._memory(driver, seen.token)
         memory.ended, memory.ended_at = seen, datetime.now(UTC)
         self._looks.pop(kubernetes_name(driver), None)
         self._doubts.settle(kubernetes_name(driver))
         if kubernetes_name(driver) not in self.cache.rayjobs:
             memory.gone_at = time.monotonic()
 
-    def _memory(self, driver: str) -> Memory:
-        return self._memories.setdefault(driver, Memory())
+    def _memory(self, driver: str, token: str) -> Memory:
+        known = self._memories.get(driver)
+        if known is None or known.token != token:
+            known = self._memories[driver] = Memory(token)
+        return known
 
-    def _say_farewell(self, driver: str, words: str) -> None:
-        memory = self._memory(driver)
+    def _memory_of(self, rayjob: Object) -> Memory:
+        return self._memory(truth.driver_name(rayjob), truth.token(rayjob))
+
+    def _say_farewell(self, rayjob: Object, words: str) -> None:
+        memory = self._memory_of(rayjob)
         memory.farewell = memory.farewell or words
 
     def _changed(self, name: str) -> None:
@@ -377,11 +408,11 @@ class KubeRay:
         self._doubts.settle(name)
         self._changed(name)
         self._news[name] = driver
-        memory = self._memory(driver)
+        memory = self._memory_of(evidence.rayjob)
         if memory.ended is None:
             last = truth.truth(replace(evidence, waited=memory.waited), datetime.now(UTC))
             words = memory.farewell or f"Its RayJob {name} was deleted, and not by JOS."
-            memory.ended = last if last.state == "ended" else DriverSeen(driver, "ended", words, None, last.started_at)
+            memory.ended = last if last.state == "ended" else _ended(last, words)
         memory.gone_at = time.monotonic()
 
     def _forget(self) -> None:
@@ -390,7 +421,7 @@ class KubeRay:
             del self._memories[driver]
         for driver in [d for d, (_, at) in self._refused.items() if at < before]:
             del self._refused[driver]
-        for name in [n for n, (_, made) in self._made.items() if time.monotonic() - made > ON_ITS_WAY]:
+        for name in [n for n, made in self._made.items() if time.monotonic() - made.at > ON_ITS_WAY]:
             del self._made[name]
 
     # --- what is over ---
@@ -406,7 +437,7 @@ class KubeRay:
     def _is_over(self, name: str, now: datetime) -> bool:
         found = self.cache.rayjobs[name]
         driver = truth.driver_name(found)
-        memory = self._memory(driver)
+        memory = self._memory_of(found)
         if memory.ended is None or memory.ended_at is None or self._stopper.ends(name) or self._refusal(driver):
             return False
         if "deletionTimestamp" in found["metadata"]:  # whoever was to see it go is no more
@@ -427,15 +458,19 @@ class KubeRay:
 
 
 def _offer(evidence: Evidence, now: datetime) -> Offer:
-    labels, annotations = pods.labels(evidence.rayjob), evidence.rayjob["metadata"].get("annotations") or {}
+    labels = pods.labels(evidence.rayjob)
     number, admitted = labels.get(ATTEMPT, ""), truth.admitted(evidence)
     return Offer(
         job_id=labels.get(JOB, ""),
-        token=annotations.get(TOKEN, ""),
+        token=truth.token(evidence.rayjob),
         admitted=admitted,
         message="" if admitted else truth.kueue_says(evidence, now),
         number=int(number) if number.isdecimal() else None,
     )
+
+
+def _ended(last: DriverSeen, words: str) -> DriverSeen:
+    return DriverSeen(last.name, "ended", words, None, last.started_at, token=last.token)
 
 
 def _leaves(evidence: Evidence) -> bool:

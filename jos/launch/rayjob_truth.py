@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from jos.core.commands import Reason
 from jos.launch import pods
 from jos.launch.base import DriverSeen, Waits
 from jos.launch.pods import Object
-from jos.launch.rayjob import kubernetes_name
+from jos.launch.rayjob import TOKEN, kubernetes_name
 
 HEADLESS = timedelta(seconds=10)  # so long a running job may have no head pod that we know of: watches differ in pace
 IGNORED = timedelta(seconds=15)  # so long KubeRay may not look at a new RayJob before its owner is told what to check
@@ -53,7 +53,16 @@ def driver_name(rayjob: Object) -> str:
     return submission if kubernetes_name(submission) == name else name
 
 
+def token(rayjob: Object) -> str:
+    """Of the attempt that it was made for; empty: nobody knows."""
+    return str((rayjob["metadata"].get("annotations") or {}).get(TOKEN, ""))
+
+
 def truth(evidence: Evidence, now: datetime) -> DriverSeen:
+    return replace(_truth(evidence, now), token=token(evidence.rayjob))
+
+
+def _truth(evidence: Evidence, now: datetime) -> DriverSeen:
     status = _status(evidence.rayjob)
     name = driver_name(evidence.rayjob)
     started = pods.time((status.get("rayJobInfo") or {}).get("startTime"))

@@ -84,6 +84,7 @@ def test_a_job_stands_in_kueue_s_queue_until_it_is_admitted_there(site: Site) ->
             kueue(site, NAME, *ADMITTED, ("Evicted", "True", "Preempted", "Preempted to accommodate a workload"))
             assert (await offered(launcher, False)).message == "Kueue: Preempted to accommodate a workload"
             assert (await launcher.seen())[DRIVER].suspended
+            assert "entrypoint" in _applied_fields(site, NAME)
             assert "suspend" not in _applied_fields(site, NAME)
 
     asyncio.run(work())
@@ -96,7 +97,7 @@ async def _told(launcher: KubeRay, message: str) -> bool:
 def _applied_fields(site: Site, name: str) -> str:
     """What JOS owns of it."""
     kept = site.cluster.objects.kept("rayjobs", NAMESPACE, name)
-    return str([manager for manager in kept.managers if manager.name == "jos"])
+    return str([manager for manager in kept.managers if manager.name.startswith("jos-")])
 
 
 def test_a_job_s_priority_changes_in_kueue_and_nothing_else_does(site: Site) -> None:
