@@ -31,6 +31,7 @@ from jos.launch.kube_doubt import Doubts
 from jos.launch.kube_profile import KubeProfile, read_profile
 from jos.launch.kube_stop import Deadlines, Stopper
 from jos.launch.kube_watch import Watches
+from jos.launch.kueue_says import kueue_says
 from jos.launch.pods import Object
 from jos.launch.rayjob import (
     ATTEMPT,
@@ -464,7 +465,7 @@ def _offer(evidence: Evidence, now: datetime) -> Offer:
         job_id=labels.get(JOB, ""),
         token=truth.token(evidence.rayjob),
         admitted=admitted,
-        message="" if admitted else truth.kueue_says(evidence, now),
+        message="" if admitted else kueue_says(evidence.rayjob, evidence.workload, now),
         number=int(number) if number.isdecimal() else None,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from kube.fixtures import NAMESPACE
 from kuberay_lab import DRIVER, KUEUE, NAME, NOW, Site, job, looked, state, until
 
 from jos.core.model import Status
-from jos.launch import kuberay
+from jos.launch import kuberay, kueue_says
 from jos.launch.base import Offer, Waits
 from jos.launch.kube_api import Refused
 from jos.launch.kuberay import KubeRay
@@ -86,6 +87,26 @@ def test_a_job_stands_in_kueue_s_queue_until_it_is_admitted_there(site: Site) ->
             assert (await launcher.seen())[DRIVER].suspended
             assert "entrypoint" in _applied_fields(site, NAME)
             assert "suspend" not in _applied_fields(site, NAME)
+
+    asyncio.run(work())
+
+
+def test_what_keeps_an_offer_from_ever_being_admitted_is_told_with_what_to_do(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kueue_says, "IGNORED", timedelta(seconds=-5))
+    site.cluster.objects.mutators.append(webhook)
+
+    async def said(launcher: KubeRay, words: str) -> bool:
+        offers = await launcher.offered()
+        return job().id in offers and words in offers[job().id].message
+
+    async def work() -> None:
+        async with site.launcher(KUEUE) as launcher:
+            await launcher.offer(job(attempt=None, priority=5), "t1")
+            await until(lambda: said(launcher, "Check that WorkloadPriorityClass low exists"))
+            kueue(site, NAME, ("QuotaReserved", "False", "Inadmissible", "LocalQueue default doesn't exist"))
+            await until(lambda: said(launcher, f"Create LocalQueue default in namespace {NAMESPACE}"))
 
     asyncio.run(work())
 
