@@ -370,7 +370,7 @@ class KubeRay:
         if truth.runs(evidence.rayjob):  # as KubeRay says, or said when it was last heard
             again = self._doubts.looked_again(replace(evidence, headless_since=memory.headless_since), seen.message)
             if again is None:
-                return DriverSeen(seen.name, "running", started_at=seen.started_at, token=seen.token)
+                return replace(seen, state="running", message="", exit_code=None)
             seen = truth.truth(replace(again, waited=memory.waited), now)
         if seen.state == "ended":
             self._end(seen.name, seen)
@@ -471,7 +471,7 @@ def _offer(evidence: Evidence, now: datetime) -> Offer:
 
 
 def _ended(last: DriverSeen, words: str) -> DriverSeen:
-    return DriverSeen(last.name, "ended", words, None, last.started_at, token=last.token)
+    return replace(last, state="ended", message=words, exit_code=None, waits=None, suspended=False)
 
 
 def _leaves(evidence: Evidence) -> bool:

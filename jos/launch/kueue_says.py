@@ -2,7 +2,7 @@
 
 JOS may read Workloads and nothing else of Kueue's: what is wrong with a queue is known from what Kueue says of the
 Workload, and a WorkloadPriorityClass that is missing only from this, that Kueue makes no Workload.
-Pure. May import: jos.launch.pods, jos.launch.rayjob. Tests: tests/unit/test_kueue_says.py.
+Pure. May import: jos.launch.base, jos.launch.pods, jos.launch.rayjob. Tests: tests/unit/test_kueue_says.py.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from datetime import datetime, timedelta
 from string import Template
 
 from jos.launch import pods
+from jos.launch.base import Eviction
 from jos.launch.pods import Object
 from jos.launch.rayjob import KUEUE_PRIORITY
 
 IGNORED = timedelta(seconds=15)  # so long nobody may look at a new RayJob before its owner is told what to check
 
+_NOTHING: Object = {"status": {}}
 _GO_ON = """-p '{"spec":{"stopPolicy":"None"}}'"""
 _ACTIVE = """-p '{"spec":{"active":true}}'"""
 _EXAMPLE = "k8s/components/kueue/queues.yaml has an example"
@@ -78,6 +80,15 @@ def kueue_words(workload: Object | None) -> str | None:
     advised = [(message, advice) for message in reversed(said) if (advice := _advice(message, workload))]
     message, advice = advised[0] if advised else (said[0], "")  # that it cannot come back counts more than why it left
     return f"Kueue: {message.rstrip('.')}. {advice}" if advice else f"Kueue: {message}"
+
+
+def eviction(workload: Object | None) -> Eviction | None:
+    """That it lost its place, once it has one again: all else that Kueue and KubeRay keep of it looks as at first."""
+    evicted, admitted = (pods.condition(workload or _NOTHING, kind) for kind in ("Evicted", "Admitted"))
+    back_at = pods.time(admitted.get("lastTransitionTime"))
+    if back_at is None or (evicted.get("status"), admitted.get("status")) != ("False", "True"):
+        return None
+    return Eviction(f"Kueue: {str(evicted.get('message') or '').removeprefix('Previously: ')}", back_at)
 
 
 def _advice(message: str, workload: Object) -> str:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from jos.core.commands import Reason
 from jos.launch import pods
 from jos.launch.base import DriverSeen, Waits
-from jos.launch.kueue_says import kueue_says, kueue_words, overlooked
+from jos.launch.kueue_says import eviction, kueue_says, kueue_words, overlooked
 from jos.launch.pods import Object
 from jos.launch.rayjob import TOKEN, kubernetes_name
 
@@ -59,7 +59,7 @@ def token(rayjob: Object) -> str:
 
 
 def truth(evidence: Evidence, now: datetime) -> DriverSeen:
-    return replace(_truth(evidence, now), token=token(evidence.rayjob))
+    return replace(_truth(evidence, now), evicted=eviction(evidence.workload), token=token(evidence.rayjob))
 
 
 def _truth(evidence: Evidence, now: datetime) -> DriverSeen:

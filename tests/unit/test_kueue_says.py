@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from jos.launch.kueue_says import kueue_says
+from jos.launch.base import Eviction
+from jos.launch.kueue_says import eviction, kueue_says
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=20)
@@ -78,6 +79,18 @@ def test_a_class_of_priority_that_may_be_missing_is_named() -> None:
     assert "kueue.priority_classes in the profile" in told
     assert kueue_says(rayjob(**{"kueue.x-k8s.io/priority-class": "jos-high"}), None, NOW) == ""
     assert "WorkloadPriorityClass" not in kueue_says(rayjob(), None, LATER)
+
+
+def test_a_place_that_was_lost_is_known_once_there_is_one_again() -> None:
+    def conditions(evicted: str, admitted: str, **more: str) -> dict[str, Any]:
+        found = workload(("Evicted", evicted, "Previously: Preempted for w2"), ("Admitted", admitted, ""))
+        found["status"]["conditions"][1] |= more
+        return found
+
+    back = {"lastTransitionTime": "2026-11-23T13:00:00Z"}
+    assert eviction(conditions("False", "True", **back)) == Eviction("Kueue: Preempted for w2", NOW)
+    for nothing in (None, workload(), conditions("True", "True", **back), conditions("False", "False", **back)):
+        assert eviction(nothing) is None
 
 
 def test_a_workload_that_somebody_deactivated_is_told_with_how_it_goes_on() -> None:
