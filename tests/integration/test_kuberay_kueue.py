@@ -11,7 +11,7 @@ from kube.fixtures import NAMESPACE
 from kuberay_lab import DRIVER, KUEUE, NAME, NOW, Site, job, looked, state, until
 
 from jos.core.model import Status
-from jos.launch import kuberay, kueue_says
+from jos.launch import kube_known, kueue_says
 from jos.launch.base import Offer, Waits
 from jos.launch.kube_api import Refused
 from jos.launch.kuberay import KubeRay
@@ -176,7 +176,7 @@ def test_an_offer_that_the_cluster_refuses_says_why_and_is_tried_again_later(
                 with pytest.raises(Refused, match="cannot be the name of a LocalQueue"):
                     await launcher.offer(job(attempt=None, queue="Team A"), "t1")
             assert site.read == 1
-            monkeypatch.setattr(kuberay, "AGAIN", 0.0)
+            monkeypatch.setattr(kube_known, "AGAIN", 0.0)
             await launcher.offer(job(attempt=None), "t1")  # its queue was mended
             await offered(launcher, False)
 
@@ -193,7 +193,7 @@ def test_an_offer_that_kuberay_refuses_is_made_anew(site: Site, monkeypatch: pyt
             assert await launcher.offered() == {}
             with pytest.raises(Refused, match="no such field"):
                 await launcher.offer(job(attempt=None), "t2")
-            monkeypatch.setattr(kuberay, "AGAIN", 0.0)
+            monkeypatch.setattr(kube_known, "AGAIN", 0.0)
             await until(lambda: looked(launcher, not launcher.cache.rayjobs))
             await launcher.offer(job(attempt=None), "t3")
             assert (await offered(launcher, False)).token == "t3"
