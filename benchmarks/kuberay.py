@@ -38,7 +38,7 @@ from jos.controller.reconcile import Limits
 from jos.core.commands import Command, DriverGone
 from jos.core.model import Job, Pipeline
 from jos.core.queues import QueueConfig
-from jos.launch import kuberay
+from jos.launch import kube_known
 from jos.launch.kube_api import KubeApi
 from jos.launch.kube_cache import PODS
 from jos.launch.kube_profile import KubeProfile
@@ -203,7 +203,7 @@ class Bench:
 async def controlled(folder: Path, other: Other, url: str) -> AsyncIterator[Bench]:
     """A controller at its own pace, as `jos controller` runs it."""
     os.environ["KUBECONFIG"] = str(other.kubeconfig)
-    kuberay.FORGET_SECONDS = KEPT
+    kube_known.FORGET_SECONDS = KEPT
 
     async def pipeline_of(_job: Job) -> Pipeline:
         return PIPELINE

@@ -98,9 +98,12 @@ class Lookout:
         name = attempt.driver or self._launcher.name_of(job)
         heard = self._heard.get(job.id)
         floor = max(attempt.admitted_at, self._listening_since)
+        driver = self.drivers.get(name)
+        if driver is not None and driver.token not in ("", attempt.token):
+            driver = None  # called the same, of an attempt that this store knows nothing of
         return Sight(
             name=name,
-            driver=self.drivers.get(name),
+            driver=driver,
             answers=self.answers,
             since=self.since,
             heard=max(floor, heard.at) if heard else floor,

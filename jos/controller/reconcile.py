@@ -110,6 +110,8 @@ def decide(job: Job, sight: Sight, now: datetime, limits: Limits = LIMITS) -> tu
         return ()
     if admitted_itself(attempt):
         return _alone(attempt, sight, now, limits)
+    if (missed := _missed_eviction(job, attempt, sight.driver)) is not None:
+        return (Evict(attempt.token, missed),)
     if sight.driver is not None and sight.driver.state == "ended":
         return (Gone(attempt.token, _how_it_ended(attempt, sight, now, limits)),)
     if not attempt.driver and attempt.started_at is None:
@@ -170,6 +172,16 @@ def _taken(job: Job, attempt: Attempt, sight: Sight, now: datetime, limits: Limi
     if silent and (unknown or silence > allowed + limits.proof):
         actions.append(Gone(attempt.token, f"Its driver was not heard for {silence:.0f} s{_last_seen(sight)}."))
     return tuple(actions)
+
+
+def _missed_eviction(job: Job, attempt: Attempt, driver: DriverSeen | None) -> str | None:
+    """Why the cluster took the place of a driver at work, where nobody saw that: it has given the place back since, and
+    what came up there is another process, to which this attempt is closed. One that runs is let be, for its clock and
+    the cluster's may differ: it ends by itself. Nothing is known of it where what stood in the cluster is gone."""
+    evicted = driver.evicted if driver is not None and driver.state != "running" else None
+    if evicted is None or attempt.started_at is None or job.status not in (Status.ADMITTED, Status.RUNNING):
+        return None
+    return evicted.message if evicted.back_at > attempt.started_at else None
 
 
 def _why_evicted(driver: DriverSeen | None) -> str:

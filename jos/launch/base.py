@@ -24,6 +24,14 @@ class Waits:
 
 
 @dataclass(frozen=True)
+class Eviction:
+    """The cluster took a driver's place away, and gave it another one since."""
+
+    message: str  # why, in the cluster's words
+    back_at: datetime
+
+
+@dataclass(frozen=True)
 class DriverSeen:
     """One driver process that the launcher knows of."""
 
@@ -34,6 +42,8 @@ class DriverSeen:
     started_at: datetime | None = None
     waits: Waits | None = None  # of one that is starting: what it waits for, where the launcher can say
     suspended: bool = False  # its cluster took its place away, or has not given it one yet; it does nothing meanwhile
+    evicted: Eviction | None = None  # the last time; whatever it had in hand before that was lost with its place
+    token: str = ""  # of the attempt that it was made for, where the launcher can say
 
 
 @dataclass(frozen=True)

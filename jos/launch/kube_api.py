@@ -59,6 +59,10 @@ class Absent(Exception):
     """There is no such object."""
 
 
+class Taken(ComputeFailed):
+    """There is another object of that name, or this one is not what it was: 409."""
+
+
 class Refused(ComputeFailed):
     """The API server will not take this object, however often it is asked: it breaks a rule."""
 
@@ -110,8 +114,10 @@ class KubeApi:
 
     # --- one object ---
 
-    async def apply(self, kind: Kind, thing: Mapping[str, Any], *, dry_run: bool = False) -> None:
-        """Server-side apply without force: a field that others have set otherwise is an error, and stays."""
+    async def apply(
+        self, kind: Kind, thing: Mapping[str, Any], *, manager: str = FIELD_MANAGER, dry_run: bool = False
+    ) -> None:
+        """Server-side apply without force: a field that another manager has set otherwise stays. Raises Taken then."""
         from lightkube.types import PatchType
 
         name = str(thing["metadata"]["name"])
@@ -122,6 +128,7 @@ class KubeApi:
                 dict(thing),
                 namespace=self.namespace,
                 patch_type=PatchType.APPLY,
+                field_manager=manager,
                 dry_run=dry_run,
             )
 
@@ -134,12 +141,16 @@ class KubeApi:
                 resource(kind), name, dict(change), namespace=self.namespace, patch_type=PatchType.MERGE
             )
 
-    async def delete(self, kind: Kind, name: str) -> None:
-        """And all that belongs to it, in the background. Raises Absent."""
-        from lightkube.types import CascadeType
-
+    async def delete(self, kind: Kind, name: str, uid: str | None = None) -> None:
+        """And all that belongs to it, in the background. Raises Absent, and Taken where `uid` is no more its own."""
+        options: dict[str, Any] = {"propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        generic: Any = self.client._client  # its own `delete` sends no preconditions
         with self._told("delete", kind):
-            await self.client.delete(resource(kind), name, namespace=self.namespace, cascade=CascadeType.BACKGROUND)
+            request = generic.prepare_request("delete", res=resource(kind), name=name, namespace=self.namespace)
+            request.data = options
+            generic.raise_for_status(await generic.send(generic.build_adapter_request(request)))
 
     async def may(self, verb: str, kind: Kind) -> bool:
         """Whether we have that right here."""
@@ -258,6 +269,8 @@ class KubeApi:
             return self._forbidden(said, what)
         if code == 404:
             return self._absent(status, said, kind)
+        if code == 409:
+            return Taken(f"The cluster could not {what}, for it holds something else of that name: {said}")
         if code in (400, 422) or "not declared in schema" in said:
             advice = "Check the profile (JOS_KUBE) and the pipeline; a field that is unknown needs KubeRay 1.7."
             return Refused(f"The cluster refuses to {what}: {said}{_causes(status)}", suggestion=advice)

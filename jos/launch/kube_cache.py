@@ -230,7 +230,7 @@ def _metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _conditions(kind: str, status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    told = ("type", "status", "reason", "message")
+    told = ("type", "status", "reason", "message", *(("lastTransitionTime",) if kind == WORKLOADS else ()))
     found = (c for c in status.get("conditions") or () if c["type"] in _CONDITIONS[kind])
     return [{key: c[key] for key in told if key in c} for c in found]
 

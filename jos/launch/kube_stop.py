@@ -17,7 +17,7 @@ import httpx2
 import structlog
 
 from jos.core.errors import JosError
-from jos.launch.kube_api import RAYJOB, Absent, KubeApi
+from jos.launch.kube_api import RAYJOB, Absent, KubeApi, Taken
 from jos.launch.kube_cache import Cache
 from jos.launch.pods import Object
 from jos.launch.ray_jobs import authorization
@@ -59,12 +59,14 @@ class Stopper:
             self._go_on(name, lambda: self._drain(name))
 
     async def delete(self, name: str) -> None:
-        """Deletes the RayJob and sees to it that it goes. One that is gone is no error."""
+        """Deletes the RayJob that is known, not one that was made again since, and sees to it that it goes. One that is
+        gone is no error."""
         rayjob = self._cache.rayjobs.get(name)
         if rayjob is None or "deletionTimestamp" not in rayjob["metadata"]:
+            uid = None if rayjob is None else rayjob["metadata"]["uid"]
             try:
-                await self._api.delete(RAYJOB, name)
-            except Absent:
+                await self._api.delete(RAYJOB, name, uid)
+            except (Absent, Taken):
                 return
         if rayjob is not None and name not in self._under_way:
             uid = rayjob["metadata"]["uid"]

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from jos.core.commands import Reason
 from jos.launch import pods
 from jos.launch.base import DriverSeen, Waits
+from jos.launch.kueue_says import eviction, kueue_says, kueue_words, overlooked
 from jos.launch.pods import Object
-from jos.launch.rayjob import kubernetes_name
+from jos.launch.rayjob import TOKEN, kubernetes_name
 
 HEADLESS = timedelta(seconds=10)  # so long a running job may have no head pod that we know of: watches differ in pace
-IGNORED = timedelta(seconds=15)  # so long KubeRay may not look at a new RayJob before its owner is told what to check
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
@@ -53,7 +53,16 @@ def driver_name(rayjob: Object) -> str:
     return submission if kubernetes_name(submission) == name else name
 
 
+def token(rayjob: Object) -> str:
+    """Of the attempt that it was made for; empty: nobody knows."""
+    return str((rayjob["metadata"].get("annotations") or {}).get(TOKEN, ""))
+
+
 def truth(evidence: Evidence, now: datetime) -> DriverSeen:
+    return replace(_truth(evidence, now), evicted=eviction(evidence.workload), token=token(evidence.rayjob))
+
+
+def _truth(evidence: Evidence, now: datetime) -> DriverSeen:
     status = _status(evidence.rayjob)
     name = driver_name(evidence.rayjob)
     started = pods.time((status.get("rayJobInfo") or {}).get("startTime"))
@@ -70,7 +79,7 @@ def truth(evidence: Evidence, now: datetime) -> DriverSeen:
 def steady(evidence: Evidence, seen: DriverSeen) -> bool:
     """Whether this stays true until something changes, however long that takes."""
     if seen.suspended:
-        return _kueue_words(evidence.workload) is not None
+        return kueue_words(evidence.workload) is not None
     head = _head(evidence)
     alive = head is not None and "deletionTimestamp" not in head["metadata"]
     return seen.state == "ended" or (seen.state == "running" and alive)
@@ -188,45 +197,13 @@ def _waits_suspended(evidence: Evidence, now: datetime) -> Waits:
         return Waits(Reason.WAITING_FOR_OPERATOR, f"{_SUSPENDED} It starts when that is taken back.")
     if admitted(evidence):
         return Waits(Reason.WAITING_FOR_OPERATOR, "Kueue admitted it; KubeRay is about to make its pods.")
-    return Waits(Reason.WAITING_IN_KUEUE, kueue_says(evidence, now) or "Kueue is about to look at it.")
+    said = kueue_says(evidence.rayjob, evidence.workload, now)
+    return Waits(Reason.WAITING_IN_KUEUE, said or "Kueue is about to look at it.")
 
 
 def _by_somebody(evidence: Evidence) -> bool:
     """Suspended by a person, and not by Kueue."""
     return evidence.workload is None and QUEUE_LABEL not in pods.labels(evidence.rayjob)
-
-
-def kueue_says(evidence: Evidence, now: datetime) -> str:
-    """Why it waits, in Kueue's own words; empty: Kueue has not looked at it yet, and need not have."""
-    workload = evidence.workload
-    if workload is None:
-        return _overlooked(evidence.rayjob, now, "Kueue", "it runs and manages RayJobs")
-    if (words := _kueue_words(workload)) is not None:
-        return words
-    spec = workload.get("spec") or {}
-    if not spec.get("active", True):
-        return "Kueue does not look at it: its Workload was deactivated (spec.active is false)."
-    queue = spec.get("queueName") or "?"
-    check = f"LocalQueue {queue} exists, and that its ClusterQueue is active"
-    return _overlooked(evidence.rayjob, now, "Kueue", check)
-
-
-def _kueue_words(workload: Object | None) -> str | None:
-    for kind, wanted in (("Evicted", "True"), ("QuotaReserved", "False")) if workload is not None else ():
-        found = pods.condition(workload or {}, kind)
-        if found.get("status") == wanted and found.get("message"):
-            return f"Kueue: {found['message']}"
-    return None
-
-
-def _overlooked(rayjob: Object, now: datetime, who: str, check: str) -> str:
-    """What to check when nobody has looked at a RayJob that is not new; empty: it is new."""
-    metadata = rayjob["metadata"]
-    made = pods.time(metadata.get("creationTimestamp"))
-    if made is None or now - made <= IGNORED:
-        return ""
-    seconds = (now - made).total_seconds()
-    return f"{who} has not looked at RayJob {metadata['name']} for {seconds:.0f} s. Check that {check}."
 
 
 def _waits(evidence: Evidence, now: datetime) -> Waits:
@@ -242,7 +219,7 @@ def _unseen(evidence: Evidence, now: datetime) -> Waits:
     namespace = evidence.rayjob["metadata"].get("namespace", "?")
     late = ""
     if not _status(evidence.rayjob):
-        late = _overlooked(evidence.rayjob, now, "KubeRay", f"its operator runs and watches namespace {namespace}")
+        late = overlooked(evidence.rayjob, now, "KubeRay", f"its operator runs and watches namespace {namespace}")
     return Waits(Reason.WAITING_FOR_OPERATOR, late or "KubeRay is about to look at its RayJob.")
 
 

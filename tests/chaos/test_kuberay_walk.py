@@ -22,7 +22,7 @@ from kube.samples import queue
 from kube_town import Town, in_town, keep_nothing
 
 from jos.core.model import Job, Status
-from jos.launch import kuberay
+from jos.launch import kube_known
 from jos.launch.kube_profile import KubeProfile, profile_of
 
 LONG = int(os.environ.get("JOS_WALKS", "0"))
@@ -145,7 +145,7 @@ def test_whatever_happens_every_job_ends_right_and_nothing_is_left(
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     keep_nothing(monkeypatch)
-    monkeypatch.setattr(kuberay, "AGAIN", 0.5)
+    monkeypatch.setattr(kube_known, "AGAIN", 0.5)
     if profile is KUEUE:
         queue(cluster.objects, **{"cpu": 60, "memory": "1Ti", "ephemeral-storage": "10Ti"})
 

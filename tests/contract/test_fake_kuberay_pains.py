@@ -293,6 +293,44 @@ def test_a_queue_that_is_not_there_is_told(cluster: Cluster) -> None:
     assert cluster.state("a") == ("Running", "RUNNING", None)
 
 
+def events(cluster: Cluster, reason: str) -> list[str]:
+    return [e["message"] for e in cluster.objects.list("events", NAMESPACE) if e["reason"] == reason]
+
+
+def test_a_class_of_priority_that_is_missing_keeps_a_job_without_a_workload_until_it_is_there(cluster: Cluster) -> None:
+    queue(cluster.objects, cpu=2, memory="8Gi")
+    cluster.submit(rayjob("a", queue="lq/none"))  # not refused
+    cluster.advance(30)
+    assert cluster.state("a")[0] == "Suspended"
+    assert cluster.objects.list("workloads", NAMESPACE) == []
+    assert 'WorkloadPriorityClass "none" not found' in events(cluster, "WorkloadPriorityClassNotFound")
+    cluster.objects.create("workloadpriorityclasses", {"metadata": {"name": "none"}, "value": 5})
+    cluster.advance(30)
+    assert cluster.state("a")[0] == "Running"
+    assert cluster.workload("a")["spec"]["priority"] == 5
+
+
+def test_labels_of_a_job_in_a_queue_change_only_as_kueue_lets_them(cluster: Cluster) -> None:
+    queue(cluster.objects, cpu=2, memory="8Gi")
+    cluster.running("a", queue="lq")
+    cluster.submit(rayjob("b", queue="lq"))
+    cluster.advance(5)
+
+    def label(name: str, **labels: str | None) -> None:
+        changed = {f"kueue.x-k8s.io/{key.replace('_', '-')}": value for key, value in labels.items()}
+        cluster.objects.patch("rayjobs", NAMESPACE, name, {"metadata": {"labels": changed}})
+
+    with pytest.raises(ApiError, match="cannot be added to a non-suspended workload"):
+        label("a", priority_class="low")
+    with pytest.raises(ApiError, match="field is immutable"):
+        label("a", queue_name="other")
+    label("b", priority_class="low")
+    label("b", priority_class="high")
+    with pytest.raises(ApiError, match="cannot be removed from a workload"):
+        label("b", priority_class=None)
+    label("b", queue_name="other")
+
+
 def test_jobs_of_one_priority_do_not_take_each_others_place(cluster: Cluster) -> None:
     queue(cluster.objects, cpu=2, memory="8Gi")
     cluster.running("a", queue="lq/low")

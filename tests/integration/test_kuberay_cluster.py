@@ -144,7 +144,7 @@ def test_pods_that_a_silent_watch_does_not_tell_of_are_looked_for_before_a_drive
             deaf.add("pods")
             site.runs(NAME)
             await state(launcher, DRIVER, "running")
-            await until(lambda: looked(launcher, NAME in launcher._doubts._found))
+            await until(lambda: looked(launcher, NAME in launcher.known.doubts._found))
             assert (await launcher.seen())[DRIVER].state == "running"
             assert NAME in site.rayjobs
             site.delete("pods", f"{NAME}-head")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from kube.fixtures import NAMESPACE
 from kuberay_lab import DRIVER, KUEUE, NAME, NOW, Site, job, looked, state, until
 
 from jos.core.model import Status
-from jos.launch import kuberay
+from jos.launch import kube_known, kueue_says
 from jos.launch.base import Offer, Waits
 from jos.launch.kube_api import Refused
 from jos.launch.kuberay import KubeRay
@@ -84,7 +85,28 @@ def test_a_job_stands_in_kueue_s_queue_until_it_is_admitted_there(site: Site) ->
             kueue(site, NAME, *ADMITTED, ("Evicted", "True", "Preempted", "Preempted to accommodate a workload"))
             assert (await offered(launcher, False)).message == "Kueue: Preempted to accommodate a workload"
             assert (await launcher.seen())[DRIVER].suspended
+            assert "entrypoint" in _applied_fields(site, NAME)
             assert "suspend" not in _applied_fields(site, NAME)
+
+    asyncio.run(work())
+
+
+def test_what_keeps_an_offer_from_ever_being_admitted_is_told_with_what_to_do(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kueue_says, "IGNORED", timedelta(seconds=-5))
+    site.cluster.objects.mutators.append(webhook)
+
+    async def said(launcher: KubeRay, words: str) -> bool:
+        offers = await launcher.offered()
+        return job().id in offers and words in offers[job().id].message
+
+    async def work() -> None:
+        async with site.launcher(KUEUE) as launcher:
+            await launcher.offer(job(attempt=None, priority=5), "t1")
+            await until(lambda: said(launcher, "Check that WorkloadPriorityClass low exists"))
+            kueue(site, NAME, ("QuotaReserved", "False", "Inadmissible", "LocalQueue default doesn't exist"))
+            await until(lambda: said(launcher, f"Create LocalQueue default in namespace {NAMESPACE}"))
 
     asyncio.run(work())
 
@@ -96,7 +118,7 @@ async def _told(launcher: KubeRay, message: str) -> bool:
 def _applied_fields(site: Site, name: str) -> str:
     """What JOS owns of it."""
     kept = site.cluster.objects.kept("rayjobs", NAMESPACE, name)
-    return str([manager for manager in kept.managers if manager.name == "jos"])
+    return str([manager for manager in kept.managers if manager.name.startswith("jos-")])
 
 
 def test_a_job_s_priority_changes_in_kueue_and_nothing_else_does(site: Site) -> None:
@@ -154,7 +176,7 @@ def test_an_offer_that_the_cluster_refuses_says_why_and_is_tried_again_later(
                 with pytest.raises(Refused, match="cannot be the name of a LocalQueue"):
                     await launcher.offer(job(attempt=None, queue="Team A"), "t1")
             assert site.read == 1
-            monkeypatch.setattr(kuberay, "AGAIN", 0.0)
+            monkeypatch.setattr(kube_known, "AGAIN", 0.0)
             await launcher.offer(job(attempt=None), "t1")  # its queue was mended
             await offered(launcher, False)
 
@@ -171,7 +193,7 @@ def test_an_offer_that_kuberay_refuses_is_made_anew(site: Site, monkeypatch: pyt
             assert await launcher.offered() == {}
             with pytest.raises(Refused, match="no such field"):
                 await launcher.offer(job(attempt=None), "t2")
-            monkeypatch.setattr(kuberay, "AGAIN", 0.0)
+            monkeypatch.setattr(kube_known, "AGAIN", 0.0)
             await until(lambda: looked(launcher, not launcher.cache.rayjobs))
             await launcher.offer(job(attempt=None), "t3")
             assert (await offered(launcher, False)).token == "t3"

@@ -10,9 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from kube.errors import ApiError
+from kube.fixtures import NAMESPACE
 from kube.policies import Review
 from kuberay_lab import DRIVER, NAME, QUICK, Head, Site, job, looked, state, until
 
+from jos.core.model import Job
+from jos.launch.kube_api import Taken
 from jos.launch.kube_profile import KubeProfile
 from jos.launch.kube_stop import Deadlines
 
@@ -34,6 +37,79 @@ def test_an_attempt_becomes_one_rayjob_however_often_and_by_whomever_it_is_order
             seen = (await launcher.seen())[DRIVER]
             assert (seen.state, seen.waits and seen.waits.reason) == ("starting", "WaitingForOperator")
         assert site.read <= 2  # once for each of them, unless it saw what the other had made
+
+    asyncio.run(work())
+
+
+def again(token: str = "new") -> Job:
+    """The same attempt number, given again after the store was lost."""
+    found = job()
+    assert found.attempt is not None
+    return found.model_copy(update={"attempt": found.attempt.model_copy(update={"token": token})})
+
+
+def test_a_rayjob_of_another_token_is_no_driver_of_this_attempt_and_makes_way_for_its_own(site: Site) -> None:
+    async def work() -> None:
+        async with site.launcher(deadlines=Deadlines(deletion=60.0)) as launcher:
+            await launcher.start(job())
+            site.runs(NAME)
+            site.finalizer(NAME)
+            assert (await state(launcher, DRIVER, "running")).token == "t1"
+            old = site.rayjobs[NAME]["metadata"]["uid"]
+            for _ in range(2):
+                await launcher.start(again())
+            await until(lambda: looked(launcher, "deletionTimestamp" in launcher.cache.rayjobs[NAME]["metadata"]))
+            await launcher.start(again())
+            assert site.rayjobs[NAME]["metadata"]["uid"] == old  # its operator has not let it go yet
+            site.cluster.objects.patch("rayjobs", NAMESPACE, NAME, {"metadata": {"finalizers": []}})
+            await until(lambda: looked(launcher, NAME not in launcher.cache.rayjobs))
+            await launcher.start(again())
+            made = await state(launcher, DRIVER, "starting")
+            assert (made.token, len(site.rayjobs)) == ("new", 1)
+            assert f" new --name {DRIVER}" in site.rayjobs[NAME]["spec"]["entrypoint"]
+            await launcher.start(again())
+            assert launcher.api.calls["patch rayjobs"] == 2
+
+    asyncio.run(work())
+
+
+def test_one_of_another_token_that_no_watch_told_of_is_not_written_over(site: Site) -> None:
+    async def work() -> None:
+        async with site.launcher() as launcher, site.launcher() as blind:
+            await blind.seen()
+            await launcher.start(job())
+            before = site.rayjobs[NAME]
+            blind.cache.rayjobs.clear()
+            with pytest.raises(Taken, match="conflict"):
+                await blind._make(again(), "new", 1)
+            assert site.rayjobs[NAME] == before
+
+    asyncio.run(work())
+
+
+def test_what_ended_with_another_token_says_nothing_of_this_attempt(site: Site) -> None:
+    async def work() -> None:
+        async with site.launcher() as launcher:
+            await launcher.start(job())
+            site.runs(NAME)
+            await state(launcher, DRIVER, "running")
+            site.delete("rayjobs", NAME)
+            assert (await state(launcher, DRIVER, "ended")).token == "t1"
+            await launcher.start(again())
+            assert (await state(launcher, DRIVER, "starting")).token == "new"
+
+    asyncio.run(work())
+
+
+def test_a_rayjob_that_was_made_again_since_is_not_deleted_in_place_of_the_one_that_is_known(site: Site) -> None:
+    async def work() -> None:
+        async with site.launcher() as launcher:
+            await launcher.start(job())
+            await state(launcher, DRIVER, "starting")
+            known = launcher.cache.rayjobs[NAME]
+            launcher.cache.rayjobs[NAME] = known | {"metadata": known["metadata"] | {"uid": "one-before"}}
+            await launcher._stopper.delete(NAME)
+            assert "deletionTimestamp" not in site.rayjobs[NAME]["metadata"]
 
     asyncio.run(work())
 

@@ -150,6 +150,34 @@ def test_a_job_that_kueue_preempts_for_a_higher_priority_goes_on_when_that_is_do
     in_a_cluster(valkey, cluster, monkeypatch, test, cpu=3)
 
 
+def test_a_preemption_that_was_over_before_any_controller_looked_costs_no_retry(
+    valkey: Valkey, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(house: House, heads: Driving) -> None:
+        one = controller(house)
+        job = await house.submit(priority=0)
+        heads.drivers.scripts = lambda job, number: Script(work=None if number == 1 else 5)
+        await house.reaches(job, Status.RUNNING)
+        await house.kill(one)
+        await asyncio.sleep(1.1)  # Kueue's times have no fractions
+        cluster.objects.patch("clusterqueues", None, "cq", {"spec": {"stopPolicy": "HoldAndDrain"}})
+        await until(lambda: _deployment_is(cluster, "Suspended"))
+        cluster.objects.patch("clusterqueues", None, "cq", {"spec": {"stopPolicy": "None"}})
+        await until(lambda: _deployment_is(cluster, "Failed"), what="the driver that came up anew was not let in")
+        controller(house)
+        [done] = await settled(house, cluster, [job])
+        assert done.attempt is not None
+        assert (done.status, done.attempt.number, done.preemption_count, done.retry_count) == ("COMPLETED", 2, 1, 0)
+        _, [told] = await house.store.events(job.id, event_type="job.preempted")
+        assert told.message == "Kueue: The ClusterQueue is stopped"
+
+    in_a_cluster(valkey, cluster, monkeypatch, test, cpu=3)
+
+
+async def _deployment_is(cluster: Cluster, wanted: str) -> bool:
+    return [(o.get("status") or {}).get("jobDeploymentStatus") for o in cluster.objects.list("rayjobs")] == [wanted]
+
+
 def test_controllers_die_while_jobs_are_preempted_and_cancelled_and_each_job_ends_right(
     valkey: Valkey, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

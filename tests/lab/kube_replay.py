@@ -130,10 +130,10 @@ class Api:
     def __init__(self, play: Play) -> None:
         self.play = play
 
-    async def apply(self, kind: Kind, thing: Mapping[str, Any], *, dry_run: bool = False) -> None:
+    async def apply(self, kind: Kind, thing: Mapping[str, Any], *, manager: str = "", dry_run: bool = False) -> None:
         self.play.make(thing)
 
-    async def delete(self, kind: Kind, name: str) -> None:
+    async def delete(self, kind: Kind, name: str, uid: str | None = None) -> None:
         self.play.delete(name)
 
     async def list(self, kind: Kind, selector: Mapping[str, Any]) -> tuple[list[Object], str]:

@@ -33,6 +33,7 @@ class Cluster:
 
     away = False
     asked_nodes = 0
+    token = ""
 
     def name_of(self, job: Job) -> str:
         return f"jos-{job.id}-1"
@@ -40,7 +41,7 @@ class Cluster:
     async def seen(self) -> dict[str, DriverSeen]:
         if self.away:
             raise ComputeFailed("away")
-        return {n: DriverSeen(n, "running") for n in ("jos-job_1-1", "jos-warm-1")}
+        return {n: DriverSeen(n, "running", token=self.token) for n in ("jos-job_1-1", "jos-warm-1")}
 
     async def nodes(self) -> tuple[Node, ...] | None:
         self.asked_nodes += 1
@@ -69,6 +70,15 @@ def test_heartbeats_of_the_attempt_before_are_not_this_ones() -> None:
     listen(out, one, {1: 1, 3: 2})
     assert out.sight(one).heard == at(2)
     assert not out.sight(one).beats
+
+
+def test_a_driver_that_was_made_for_another_token_is_none_of_this_attempt() -> None:
+    cluster, one = Cluster(), job("new")
+    for token, known in (("", True), ("new", True), ("old", False)):
+        cluster.token = token
+        out = lookout(cluster)
+        asyncio.run(out.look(BEGAN))
+        assert (out.sight(one).driver is not None) is known
 
 
 def test_time_in_which_nobody_listened_is_no_silence() -> None:

@@ -362,7 +362,7 @@ def test_a_workload_that_nobody_looks_at_is_told_with_what_to_check() -> None:
     later = NOW + timedelta(seconds=60)
     idle = truth(Evidence(waits), later).waits
     assert idle is not None
-    assert "Check that it runs and manages RayJobs." in idle.message
+    assert "Check that it runs and manages RayJobs (kubectl" in idle.message
     workload: dict[str, Any] = {"metadata": {"name": "w"}, "spec": {"queueName": "q"}, "status": {}}
     no_queue = truth(Evidence(waits, workload=workload), later).waits
     assert no_queue is not None

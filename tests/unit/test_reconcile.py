@@ -24,7 +24,7 @@ from jos.controller.reconcile import (
 )
 from jos.controller.telling import NO_ANSWER
 from jos.core.model import Attempt, Job, Status, Timeouts
-from jos.launch.base import DriverSeen, Waits
+from jos.launch.base import DriverSeen, Eviction, Waits
 
 NOW = datetime(2026, 4, 14, 10, 5, 0, tzinfo=UTC)
 NAME = "jos-job_1-1"
@@ -72,6 +72,7 @@ UNTAKEN = {"driver": "", "started_at": None, "admitted_at": ago(5)}
 ALONE = {"driver": "", "indexes": None}
 AWAY = sight(None, answers=False)
 EVICTED = DriverSeen(NAME, "starting", waits=Waits("WaitingInKueue", "Preempted by job_2."), suspended=True)
+BACK = Eviction("Preempted by job_2.", ago(30))
 PULLS = DriverSeen(NAME, "starting", waits=Waits("PullingImage", "pulls jos:1"))
 TOLD = {"reason": "PullingImage", "reason_message": "pulls jos:1"}
 
@@ -112,6 +113,16 @@ TOLD = {"reason": "PullingImage", "reason_message": "pulls jos:1"}
          job(Status.CANCELLED, attempt=UNTAKEN), sight(driver=EVICTED, beats=False, displaced="others"), [Gone, Stop]),
         ("the cluster took the place of a driver at work: the job is preempted", job(), sight(driver=EVICTED), [Evict]),
         ("also where its first index was not up yet", job(Status.ADMITTED), sight(driver=EVICTED), [Evict]),
+        ("a place that was taken and given back while nobody looked: what ended there is the next process",
+         job(attempt={"started_at": ago(60)}), sight(driver=replace(ended("fenced"), evicted=BACK)), [Evict]),
+        ("or is still on its way", job(attempt={"started_at": ago(60)}), sight(driver=replace(PULLS, evicted=BACK)),
+         [Evict]),
+        ("but one that runs may be the one that began", job(attempt={"started_at": ago(60)}),
+         sight(driver=DriverSeen(NAME, "running", evicted=BACK)), []),
+        ("and a place that was lost before it began cost it nothing", job(attempt={"started_at": ago(20)}),
+         sight(driver=replace(ended("boom"), evicted=BACK)), [Gone]),
+        ("such a preemption is counted once", job(Status.PREEMPTED, attempt={"started_at": ago(60), **asked(1)}),
+         sight(driver=replace(ended("fenced"), evicted=BACK)), [Gone]),
         ("then the driver may drain while it is heard", job(Status.PREEMPTED, attempt=asked(1)),
          sight(driver=EVICTED, heard=2), []),
         ("and is stopped when it is heard no more", job(Status.PREEMPTED, attempt=asked(3)),

@@ -30,6 +30,7 @@ from kube.policies import Review
 from kube.shelf import Change, Key, copied
 
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
+AGAIN = 5.0  # seconds until it tries again what failed
 FINALIZER = "kueue.x-k8s.io/resource-in-use"
 BY = "ray.io/rayjob-kueue-controller"
 NOT_READY = "Not all pods are ready or succeeded"
@@ -37,17 +38,22 @@ READY = "All pods reached readiness and the workload is running"
 
 
 def webhook(review: Review) -> None:
-    """A mutator: what goes into a queue begins suspended. Refuses what Kueue cannot manage."""
+    """A mutator: what goes into a queue begins suspended. Refuses what Kueue cannot manage, and changes of labels. A
+    class of priority that is not there is no reason to refuse."""
     job = review.obj
-    if review.operation != "CREATE" or review.resource != "rayjobs" or not _queue(job):
+    if review.resource != "rayjobs" or review.subresource is not None:
+        return
+    if review.operation == "UPDATE" and review.old is not None:
+        _look_at_labels(review.old, job)
+    if review.operation != "CREATE" or not _queue(job):
         return
     if not job["spec"].get("shutdownAfterJobFinishes"):
         raise _denied(
-            "shutdownAfterJobFinishes", "false", "a kueue managed job should delete the cluster after finishing"
+            "spec.shutdownAfterJobFinishes", "false", "a kueue managed job should delete the cluster after finishing"
         )
     if job["spec"].get("rayClusterSpec", {}).get("enableInTreeAutoscaling"):
         why = "a kueue managed job can use autoscaling only as an elastic job"
-        raise _denied("rayClusterSpec.enableInTreeAutoscaling", "true", why)
+        raise _denied("spec.rayClusterSpec.enableInTreeAutoscaling", "true", why)
     job["spec"]["suspend"] = True
     cluster = job["spec"]["rayClusterSpec"]
     cluster["headGroupSpec"]["template"].setdefault("metadata", {})
@@ -56,8 +62,22 @@ def webhook(review: Review) -> None:
         group["template"].setdefault("metadata", {})
 
 
+def _look_at_labels(old: Made, new: Made) -> None:
+    """A class can be changed at any time, added while the job is suspended, and never taken away."""
+    before, after = (job["metadata"].get("labels") or {} for job in (old, new))
+    if not new["spec"].get("suspend") and before.get(QUEUE) != after.get(QUEUE):
+        raise _denied(f"metadata.labels[{QUEUE}]", f'"{after.get(QUEUE, "")}"', "field is immutable")
+    had, has = before.get(PRIORITY), after.get(PRIORITY)
+    if had and not has:
+        why = "WorkloadPriorityClass cannot be removed from a workload"
+        raise _denied(f"metadata.labels[{PRIORITY}]", '""', why)
+    if has and not had and not new["spec"].get("suspend"):
+        why = "WorkloadPriorityClass cannot be added to a non-suspended workload"
+        raise _denied(f"metadata.labels[{PRIORITY}]", f'"{has}"', why)
+
+
 def _denied(field: str, value: str, why: str) -> ApiError:
-    told = f"spec.{field}: Invalid value: {value}: {why}"
+    told = f"{field}: Invalid value: {value}: {why}"
     return ApiError(403, "Forbidden", f'admission webhook "vrayjob.kb.io" denied the request: {told}')
 
 
@@ -80,15 +100,21 @@ class Kueue:
             return [*mine, ("workloads", meta["namespace"], meta["name"])]
         return ()
 
-    def reconcile(self, key: Key, now: datetime) -> None:
+    def reconcile(self, key: Key, now: datetime) -> float | None:
         if key[0] == "workloads":
-            return self._let_go(key)
+            self._let_go(key)
+            return None
         job = found(self.objects, *key)
         if job is None or leaving(job) or not _queue(job):
             return None
         workload = found(self.objects, "workloads", key[1], workload_name(job))
+        if (missing := self._missing_class(job, workload)) is not None:
+            told = f'WorkloadPriorityClass "{missing}" not found'
+            tell(self.objects, job, now, BY, "WorkloadPriorityClassNotFound", told, "Warning")
+            return AGAIN
         if workload is None:
-            return self._make(job, now)
+            self._make(job, now)
+            return None
         if leaving(workload) or is_true(workload, "Finished"):
             return None
         self._follow(job, workload, now)
@@ -107,6 +133,13 @@ class Kueue:
         self.objects.create("workloads", {"metadata": made, "spec": spec})
         tell(self.objects, job, now, BY, "CreatedWorkload", f"Created Workload: {meta['namespace']}/{name}")
 
+    def _missing_class(self, job: Made, workload: Made | None) -> str | None:
+        """It keeps Kueue from making a Workload, and from all else where a Workload is to get that class."""
+        name: str | None = job["metadata"]["labels"].get(PRIORITY)
+        has = (workload or {"spec": {}})["spec"].get("priorityClassRef", {}).get("name")
+        there = name in (None, has) or found(self.objects, "workloadpriorityclasses", None, str(name)) is not None
+        return None if there else name
+
     def _priority(self, job: Made) -> Made:
         name = job["metadata"]["labels"].get(PRIORITY)
         if name is None:
@@ -117,7 +150,7 @@ class Kueue:
 
     def _follow(self, job: Made, workload: Made, now: datetime) -> None:
         """One step: the job after its Workload, or the Workload after its job."""
-        priority = self._priority(job)
+        priority = self._priority(job) if self._missing_class(job, None) is None else {}
         if any(workload["spec"].get(name) != value for name, value in priority.items()):
             changed = copied(workload)
             changed["spec"] |= priority
