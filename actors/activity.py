@@ -21,6 +21,7 @@ from jos.records import PARSE_ERROR, RecordFailed, RecordWorker, parse
 from jos.worker import JobImpossible, Source
 
 EXAMPLES = "worker.examples"
+MOST_EXAMPLE_BYTES = 4 << 20  # of all example files: each index holds their texts, and compares each record with them
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,12 @@ class Examples:
     @classmethod
     def read(cls, sources: Sequence[Source], labels: Sequence[str]) -> Examples:
         """From JSONL files whose records have a `label`, or whose metadata have a `class`. Raises JobImpossible that
-        names file and line."""
+        names the file, and the line if it is to blame."""
         if sources and not labels:
             raise JobImpossible(
                 "There are labelled examples, but no labels to choose from.", suggestion="Set worker.config.labels."
             )
+        _check_size(sources)
         texts, found = [], []
         for source in sources:
             with source.open() as file:
@@ -154,6 +156,19 @@ class Examples:
         if self.index is None:
             return ()
         return tuple((self.texts[at], self.labels[at]) for at in reversed(self.index.nearest(text, count)))
+
+
+def _check_size(sources: Sequence[Source]) -> None:
+    total = 0
+    for source in sources:
+        total += source.num_bytes
+        if total > MOST_EXAMPLE_BYTES:
+            before = " with the example files before it" if total > source.num_bytes else ""
+            raise JobImpossible(
+                f"The example file {source.filename} has {source.num_bytes:,} bytes, which makes {total:,}{before}; "
+                f"all example files together may have {MOST_EXAMPLE_BYTES:,}: every index holds all of them in memory.",
+                suggestion=f"Give fewer or shorter records on the port {EXAMPLES}: a few for each label are enough.",
+            )
 
 
 def _example(source: Source, number: int, raw: bytes, labels: Sequence[str]) -> tuple[str, str]:

@@ -38,7 +38,8 @@ from jos.worker import Context, InputInvalid, JobImpossible, Output, Plan, Sourc
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
-MOST_CELLS, MOST_BYTES = 50_000_000, 1 << 30  # of one labelled example; 400 MB as numbers
+MOST_CELLS = 50_000_000  # of all labelled examples together: 400 MB as numbers
+MOST_BYTES = 1 << 30  # of one of them, as text
 N_SHOTS, CHECKPOINT = "worker.n_shots", "worker.fine_tune_checkpoint"
 PREDICTION = "Prediction"  # the column of the results that clients read
 ROW = "row"  # and the one that says where a window begins, when no column of time stamps is named
@@ -266,11 +267,14 @@ def _tell_unused(context: Context, model: Model) -> None:
 def read_references(sources: Sequence[Source], settings: Settings) -> dict[str, list[Floats]]:
     """The rows of the n-shots by class, classes sorted; or JobImpossible that says what to mend."""
     found: dict[str, list[Floats]] = {}
+    cells = 0
     for source in sources:
         label = str(source.metadata.get("class", ""))
         if not label.strip():
             raise JobImpossible(f"The n-shot file {source.filename} has no class.", suggestion="Set metadata.class.")
-        found.setdefault(label, []).append(_reference_rows(source, label, settings))
+        rows = _reference_rows(source, label, settings, cells)
+        found.setdefault(label, []).append(rows)
+        cells += rows.size
     if len(found) < 2:
         raise JobImpossible(
             f"Classification needs n-shot files of two or more classes; there are {_named(list(found))}.",
@@ -296,7 +300,8 @@ def read_references(sources: Sequence[Source], settings: Settings) -> dict[str, 
     return {label: found[label] for label in sorted(found)}
 
 
-def _reference_rows(source: Source, label: str, settings: Settings) -> Floats:
+def _reference_rows(source: Source, label: str, settings: Settings, before: int) -> Floats:
+    """The rows of one file; `before`: cells of those that were read already."""
     of = f"n-shot file of class {label!r}"
     try:
         layout = csv_windows.scan(source)
@@ -305,12 +310,7 @@ def _reference_rows(source: Source, label: str, settings: Settings) -> Floats:
         raise JobImpossible(f"{error.message} It is an {of}.", suggestion=error.suggestion) from None
     if not layout.rows:
         return np.zeros((len(numeric), 0))
-    if layout.rows * len(numeric) > MOST_CELLS or layout.num_bytes > MOST_BYTES:
-        raise JobImpossible(
-            f"{source.filename} has {layout.rows:,} rows and {layout.num_bytes:,} bytes, too many for an {of}: "
-            "every index holds all of them in memory.",
-            suggestion="Give a part of it as an example, or train on it with the pipeline fine-tuning-omega.",
-        )
+    _check_room(source, layout, layout.rows * len(numeric), before, of)
     begin, end, _, line = layout.locate(0, layout.rows)
     where = (source.filename, 1, line, layout.header)
     # n-shots need no timestamps: any column will do
@@ -322,6 +322,21 @@ def _reference_rows(source: Source, label: str, settings: Settings) -> Floats:
             suggestion="Correct the cell, or cut the row out of this file.",
         )
     return rows.values
+
+
+def _check_room(source: Source, layout: csv_windows.Layout, cells: int, before: int, of: str) -> None:
+    why = "every index holds all of them in memory."
+    if cells > MOST_CELLS or layout.num_bytes > MOST_BYTES:
+        raise JobImpossible(
+            f"{source.filename} has {layout.rows:,} rows and {layout.num_bytes:,} bytes, too many for an {of}: {why}",
+            suggestion="Give a part of it as an example, or train on it with the pipeline fine-tuning-omega.",
+        )
+    if before + cells > MOST_CELLS:
+        raise JobImpossible(
+            f"{source.filename} has {cells:,} cells in the data columns, and the n-shot files before it {before:,}; "
+            f"together they may have {MOST_CELLS:,}: {why} It is an {of}.",
+            suggestion="Give fewer or shorter n-shot files, or train on all with the pipeline fine-tuning-omega.",
+        )
 
 
 def _named(names: Sequence[str]) -> str:

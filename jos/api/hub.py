@@ -76,12 +76,11 @@ def encoded(entry: Event | Progress) -> Encoded:
 
 
 class Feed:
-    """What is new of one job, for as long as anybody listens."""
+    """What is new of one job, for as long as anybody listens; nothing, before `begin_at` and its task."""
 
-    def __init__(self, start: Cursor, org_id: str = "") -> None:
+    def __init__(self, org_id: str = "") -> None:
         self.org_id = org_id
-        self.first = start  # everything after it that is still in the ring, is
-        self.last = start
+        self.first = self.last = Cursor()  # everything after `first` that is still in the ring, is
         self.ring: deque[Encoded] = deque()
         self.base = 0  # how many entries have left the ring
         self.bytes = 0
@@ -90,6 +89,10 @@ class Feed:
         self.listeners = 0
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+
+    def begin_at(self, start: Cursor) -> None:
+        self.first = self.last = start
+        self.base = 1  # so that whoever comes reads first what was there before
 
     def add(self, entries: Sequence[Event | Progress]) -> None:
         for entry in map(encoded, entries):
@@ -130,6 +133,23 @@ class Feed:
         return found, self.base + skipped + len(found)
 
 
+class Listening:
+    """One who listens, from `Hub.listen`: pieces of an event stream, to be read once. It has a place until `leave`,
+    also if nobody ever reads it."""
+
+    def __init__(self, hub: Hub, job: Job, feed: Feed, cursor: Cursor) -> None:
+        self._hub, self._job, self._feed, self._cursor = hub, job, feed, cursor
+        self._left = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._hub.told(self._job, self._feed, self._cursor)
+
+    def leave(self) -> None:
+        if not self._left:
+            self._left = True
+            self._hub.leave(self._job.id, self._feed)
+
+
 class Hub:
     def __init__(self, store: Store, storage: Storage, metrics: Metrics) -> None:
         self._store, self._storage, self._metrics = store, storage, metrics
@@ -149,35 +169,29 @@ class Hub:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def check_room(self, job: Job) -> None:
-        """Raises TooManyRequests before the one too many would take the store's connections from everybody."""
-        if job.id in self._feeds:
-            return
-        of_org = sum(feed.org_id == job.org_id for feed in self._feeds.values())
-        if len(self._feeds) >= MOST_FEEDS or of_org >= MOST_OF_ORG:
-            raise TooManyRequests("Too many jobs are listened to at once.", 5, suggestion="Close streams, or poll.")
-
     # --- listening ------------------------------------------------------------------------------------
 
-    async def listen(self, job: Job, cursor: Cursor) -> AsyncIterator[bytes]:
-        """Pieces of an event stream: everything after `cursor`, heartbeats, and why it ends."""
+    def listen(self, job: Job, cursor: Cursor) -> Listening:
+        """Everything after `cursor`, heartbeats, and why it ends. Raises TooManyRequests before the one too many would
+        take the store's connections from everybody. The place is taken here, in the same step, so that those who come
+        at once are counted; whoever gets one must call its `leave`."""
+        return Listening(self, job, self._enter(job), cursor)
+
+    async def told(self, job: Job, feed: Feed, cursor: Cursor) -> AsyncIterator[bytes]:
+        """Pieces of an event stream, for one that has entered."""
         try:
-            cursor = await self._within(job, cursor)
+            cursor = await self._within(job, feed, cursor)
             yield b": listening\n\n"  # from here on whatever comes is new to this listener
-            feed = await self._open(job)
-            try:
-                async for piece in self._pieces(job, feed, cursor):
-                    yield piece
-            finally:
-                self._leave(job.id, feed)
+            await self._open(job, feed)
+            async for piece in self._pieces(job, feed, cursor):
+                yield piece
         except JosError as error:
             log.warning("a stream broke off; its listener comes back", job=job.id, error=str(error))
             yield _last("unavailable", cursor)
 
-    async def _within(self, job: Job, cursor: Cursor) -> Cursor:
+    async def _within(self, job: Job, feed: Feed, cursor: Cursor) -> Cursor:
         """The cursor, or the last that there is: after a recovery numbers that were told before are given again."""
-        feed = self._feeds.get(job.id)
-        if (feed.last if feed else Cursor()).covers(cursor):
+        if feed.last.covers(cursor):
             return cursor
         events, _ = await self._store.events(job.id, limit=0)
         progress, _ = await self._store.progress(job.id, limit=0)
@@ -221,22 +235,32 @@ class Hub:
 
     # --- feeds ----------------------------------------------------------------------------------------
 
-    async def _open(self, job: Job) -> Feed:
+    def _enter(self, job: Job) -> Feed:
+        """Without an await between the look and the step: else many would look at once and all go in."""
         feed = self._feeds.get(job.id)
         if feed is None or feed.over is not None:
-            events, _ = await self._store.events(job.id, limit=0)
-            progress, _ = await self._store.progress(job.id, limit=0)
-            feed = self._feeds.get(job.id)  # somebody may have been quicker
-            if feed is None or feed.over is not None:
-                feed = self._feeds[job.id] = Feed(Cursor(events, progress), job.org_id)
-                feed.base = 1  # so that whoever comes reads first what was there before
-                feed.task = asyncio.create_task(self._feed(job.id, feed), name=f"feed {job.id}")
-                self._metrics.feeds.inc()
+            if feed is None:
+                self._check_room(job.org_id)
+            feed = self._feeds[job.id] = Feed(job.org_id)
+            self._metrics.feeds.inc()
         feed.listeners += 1
         self._metrics.listeners.inc()
         return feed
 
-    def _leave(self, job_id: str, feed: Feed) -> None:
+    def _check_room(self, org_id: str) -> None:
+        of_org = sum(feed.org_id == org_id for feed in self._feeds.values())
+        if len(self._feeds) >= MOST_FEEDS or of_org >= MOST_OF_ORG:
+            raise TooManyRequests("Too many jobs are listened to at once.", 5, suggestion="Close streams, or poll.")
+
+    async def _open(self, job: Job, feed: Feed) -> None:
+        if feed.task is None:
+            events, _ = await self._store.events(job.id, limit=0)
+            progress, _ = await self._store.progress(job.id, limit=0)
+            if feed.task is None:  # else somebody was quicker
+                feed.begin_at(Cursor(events, progress))
+                feed.task = asyncio.create_task(self._feed(job.id, feed), name=f"feed {job.id}")
+
+    def leave(self, job_id: str, feed: Feed) -> None:
         feed.listeners -= 1
         self._metrics.listeners.dec()
         if feed.listeners == 0:

@@ -11,11 +11,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from jos.api.auth import TheirJob
 from jos.api.context import Parts
 from jos.api.errors import documented
-from jos.api.hub import Cursor
+from jos.api.hub import Cursor, Listening
 from jos.core.errors import BadRequest
 
 router = APIRouter(prefix="/batch/jobs", tags=["events"])
@@ -44,10 +45,22 @@ async def stream_job(
     """Each message has an id; sent back as `Last-Event-ID`, it resumes the stream with nothing missed or repeated.
     Every 15 s of silence there is a comment. A stream ends with `end` when the job is over and nothing more can come;
     after a retry there is more, so come back then with the last id."""
-    parts.hub.check_room(job)
-    pieces = parts.hub.listen(job, _cursor(last_event_id or after))
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(pieces, headers=headers, media_type="text/event-stream")
+    return _Stream(parts.hub.listen(job, _cursor(last_event_id or after)))
+
+
+class _Stream(StreamingResponse):
+    """Gives the listener's place back however it ends, also where the client is gone before anything was read."""
+
+    def __init__(self, listening: Listening) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(listening, headers=headers, media_type="text/event-stream")
+        self.listening = listening
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.listening.leave()
 
 
 def _cursor(text: str | None) -> Cursor:

@@ -99,7 +99,9 @@ class Index:
         self.config = config
         self.spec = JobSpec.stored(config.spec_json)
         self.storage = open_storage(config.storage_url)
-        self.events: list[WorkerEvent] = []
+        # any thread of the worker's puts in, the event loop takes out: in a list that is swapped for an empty one, what
+        # comes in the middle of that would be lost
+        self.events: queue.SimpleQueue[WorkerEvent] = queue.SimpleQueue()
         self.stopping = threading.Event()
         self.drop_after = float("inf")  # monotonic time after which even the span in hand is dropped
         self.worker: Worker
@@ -184,11 +186,10 @@ class Index:
         return self.storage.read(key)
 
     def _emit(self, event_type: str, level: str, message: str, payload: Mapping[str, Any]) -> None:
-        self.events.append(WorkerEvent(event_type, level, message, dict(payload)))
+        self.events.put(WorkerEvent(event_type, level, message, dict(payload)))
 
     def _take_events(self) -> list[WorkerEvent]:
-        taken, self.events = self.events, []
-        return taken
+        return [self.events.get_nowait() for _ in range(self.events.qsize())]  # nobody else takes
 
     # --- the three threads ---
 

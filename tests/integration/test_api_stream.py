@@ -13,9 +13,13 @@ import orjson
 import pytest
 from api_lab import Api, now
 from jobs_lab import until
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 
 from jos import archive
 from jos.api import hub
+from jos.api.stream import stream_job
+from jos.core.errors import TooManyRequests
 from jos.core.model import EventDraft, ProgressDraft
 from jos.store.redis import Store
 
@@ -181,12 +185,12 @@ def test_a_slow_listener_reads_what_left_the_ring_from_the_store(
                     seq += 1
                     told = [event(str(n)) for n in range(30)]
                     await parts.store.mirror(job_id, mirror(job_id, seq, told))
-                    feed = parts.hub._feeds.get(job_id)
-                    while feed is not None and feed.last.event < 3 + 30 * seq:
+                    feed = parts.hub._feeds[job_id]
+                    while feed.task is not None and feed.last.event < 3 + 30 * seq:
                         await feed.changed().wait()
                 if found.count(b"event: event") >= 93:
                     break
-            await pieces.aclose()  # type: ignore[attr-defined]
+            pieces.leave()
             return [
                 (f["event"], orjson.loads(f["data"])["id"]) for f in map(parsed, found.split(b"\n\n")) if "data" in f
             ]
@@ -261,7 +265,7 @@ def test_what_went_to_the_archive_is_streamed_as_well(api: Api) -> None:
 
 def test_a_listener_is_given_pieces_that_fit_a_slow_ones_memory() -> None:
     """Else a thousand slow listeners would each hold a whole ring."""
-    feed = hub.Feed(hub.Cursor())
+    feed = hub.Feed()
     feed.ring.extend(hub.Encoded(True, n, b"x" * 1000) for n in range(1, 1001))
     place, numbers = 0, list[int]()
     while (found := feed.after(place))[0]:
@@ -284,6 +288,33 @@ def test_an_organisation_cannot_take_all_connections_of_the_store(api: Api, monk
             assert again.status_code == 200
     until(lambda: not api.service.hub._feeds)
     with api.http.stream("GET", f"/v0.5/batch/jobs/{second}/stream") as later:
+        assert later.status_code == 200
+
+
+def test_the_limit_holds_for_those_who_come_at_once_and_whoever_never_listens_takes_no_place(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "MOST_OF_ORG", 2)
+    ids = [api.create(api.upload(f"{n}.jsonl")) for n in range(5)]
+
+    async def come_at_once() -> list[Any]:
+        jobs = [await api.service.store.get(job_id) for job_id in ids]
+        return await asyncio.gather(*(stream_job(job, api.service) for job in jobs), return_exceptions=True)
+
+    async def gone(_message: Any) -> None:
+        raise OSError("the client is gone")
+
+    found = asyncio.run_coroutine_threadsafe(come_at_once(), loop_of(api)).result(30)
+    accepted = [one for one in found if isinstance(one, StreamingResponse)]
+    assert [type(one) for one in found if one not in accepted] == [TooManyRequests] * 3
+    assert api.http.get(f"/v0.5/batch/jobs/{ids[4]}/stream").status_code == 429
+    for answer in accepted:  # nobody is there to hear even its head
+        scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+        with pytest.raises(ClientDisconnect):
+            asyncio.run_coroutine_threadsafe(answer(scope, gone, gone), loop_of(api)).result(30)
+    assert not api.service.hub._feeds
+    assert "jos_api_stream_jobs 0.0" in api.http.get("/metrics").text
+    with api.http.stream("GET", f"/v0.5/batch/jobs/{ids[4]}/stream") as later:
         assert later.status_code == 200
 
 

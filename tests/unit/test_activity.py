@@ -115,6 +115,22 @@ def test_a_bad_example_ends_the_job_with_file_and_line(
         run(write(tmp_path / "a.jsonl", {"prompt": "x"}), {"labels": ["on", "off"]}, examples)
 
 
+def test_examples_have_a_limit_in_sum_and_the_file_that_passes_it_is_named(
+    tmp_path: Path, echo: list[Echo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = write(tmp_path / "a.jsonl", {"prompt": "x"})
+    files = [write(tmp_path / f"{label}.jsonl", {"prompt": "x" * 50, "label": label}) for label in ("on", "off")]
+    sizes = [file.stat().st_size for file in files]
+    examples = [LocalFile(file) for file in files]
+    monkeypatch.setattr(activity, "MOST_EXAMPLE_BYTES", sum(sizes))
+    run(inputs, {"labels": ["on", "off"]}, examples)
+    monkeypatch.setattr(activity, "MOST_EXAMPLE_BYTES", sum(sizes) - 1)
+    said = f"off.jsonl has {sizes[1]} bytes, which makes {sum(sizes)} with the example files before it"
+    with pytest.raises(JobImpossible, match=said) as refused:
+        run(inputs, {"labels": ["on", "off"]}, examples)
+    assert "fewer or shorter records on the port worker.examples" in str(refused.value)
+
+
 def test_an_answer_that_is_none_of_the_labels_fails_its_record(tmp_path: Path, echo: list[Echo]) -> None:
     found = run(write(tmp_path / "a.jsonl", {"prompt": "on"}, {"prompt": "o"}), {"labels": ["on", "off"]})
     assert found.failures["a.jsonl"] == {1: "a.jsonl line 2: the answer 'o' is none of the labels"}

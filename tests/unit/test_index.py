@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,27 @@ def test_a_lease_comes_back_with_its_commits_in_order_and_its_bytes_in_storage(t
     assert body is not None
     assert stored(tmp_path, body.key).startswith(b'{"line_index":32,"text":"T32"}\n')
     assert body.num_bytes == len(stored(tmp_path, body.key))
+
+
+def test_an_event_that_is_said_while_others_are_taken_is_not_lost(tmp_path: Path) -> None:
+    index = make_index(tmp_path, "shout", [])
+
+    class Slow(Mapping[str, Any]):
+        """A payload in whose middle the event loop takes what was said, as it may at any time."""
+
+        def __iter__(self) -> Iterator[str]:
+            index._take_events()
+            return iter(("key",))
+
+        def __getitem__(self, key: str) -> Any:
+            return key
+
+        def __len__(self) -> int:
+            return 1
+
+    index._emit("a.kind", "WARN", "said", Slow())
+    assert [event.message for event in index._take_events()] == ["said"]
+    assert index._take_events() == []
 
 
 def test_one_bad_span_does_not_stop_the_others_of_its_lease(tmp_path: Path) -> None:

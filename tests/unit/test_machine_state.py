@@ -309,6 +309,18 @@ def test_n_shots_that_cannot_teach_stop_the_job_with_the_reason(shots: list[Memo
     assert said in str(caught.value)
 
 
+def test_n_shots_have_a_limit_in_sum_and_the_file_that_passes_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_state, "MOST_CELLS", 2 * 2 * 60)
+    make([LOW, HIGH])
+    monkeypatch.setattr(machine_state, "MOST_CELLS", 2 * 2 * 60 - 1)
+    with pytest.raises(JobImpossible, match=r"high\.csv has 120 cells .* files before it 120") as caught:
+        make([LOW, HIGH])
+    assert "Give fewer or shorter n-shot files" in str(caught.value)
+    monkeypatch.setattr(machine_state, "MOST_CELLS", 2 * 60 - 1)
+    with pytest.raises(JobImpossible, match=r"low\.csv has 60 rows and .* bytes, too many for an n-shot file"):
+        make([LOW, HIGH])
+
+
 def test_an_unknown_model_lists_the_known_ones() -> None:
     with pytest.raises(JobImpossible, match=r"'gpt'.*hydra, rocket, stats, auto, omega_\*"):
         make(model_type="gpt")
