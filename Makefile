@@ -12,7 +12,7 @@ NPM := $(shell command -v npm)
 CONSOLE := jos/console/dist/index.html
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-activity demo-finetune up console screenshots notebook test check lint types unit contract integration e2e long chaos fuzz walks bench \
+.PHONY: help demo demo-activity demo-finetune up console screenshots notebook test check lint types unit contract integration e2e long gpu chaos fuzz walks bench \
 	image image-steps lock clean
 
 help: ## this list
@@ -98,6 +98,12 @@ contract integration e2e: .venv/.test
 
 long: .venv/.test ## the tests that `make test` leaves out for their length, one after the other
 	$(BIN)/python -m pytest -q -m long tests/integration tests/e2e
+
+gpu: .venv/.test ## the tests of the pipelines on a GPU, one after the other: jobs find it by themselves
+	JOS_TEST_DEVICE=cuda $(BIN)/python -m pytest -q -n 0 tests/unit/test_encoders.py tests/unit/test_embedder.py tests/unit/test_knn.py \
+		tests/unit/test_head.py tests/unit/test_fine_tune.py tests/unit/test_machine_state.py tests/unit/test_machine_state_checkpoint.py \
+		tests/integration/test_engine_hf.py tests/integration/test_fine_tune_job.py tests/integration/test_activity.py \
+		tests/e2e/test_contract_machine_state.py tests/e2e/test_contract_fine_tuning.py tests/e2e/test_finetune.py
 
 chaos: .venv/.test ## everything killed in random order for 15 minutes, under load; seeds are printed
 	JOS_CHAOS_KILLS=10 JOS_CHAOS_SECONDS=900 JOS_CHAOS_JOBS=20 JOS_CHAOS_STEPS=100 $(BIN)/python -m pytest -q -s --timeout 3000 tests/chaos tests/e2e/test_kuberay_crashes.py

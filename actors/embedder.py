@@ -22,6 +22,7 @@ from actors.encoders import ENCODERS, Encoder
 from actors.scaling import DEFAULT_SCALING, SCALINGS, Floats, Floats32, Scaling
 
 BLOCK = 128  # windows at once on a CPU, padded: fits the cache, and one shape always rounds in one way
+CALL, GPU_CALL = 1024, 16_384  # windows to hand over at once: fewer leave the machine waiting for Python
 EXTRAS = 0.5  # how much of the embedding's variance features beside the encoder's have, as a share of the encoder's
 
 
@@ -91,8 +92,9 @@ class Embedder:
         the same bits in any company: the work is done in blocks of one size. On a GPU it is alike within rounding."""
         with torch.inference_mode():
             if self.encoder.device.type != "cpu":
-                return self._encoded(windows.to(self.encoder.device))
-            blocks = [self._encoded(_padded(some))[: len(some)] for some in windows.split(BLOCK)]
+                return self._encoded(_moved(windows, self.encoder.device))
+            whole = torch.from_numpy(np.ascontiguousarray(windows.numpy()))  # NumPy copies them faster
+            blocks = [self._encoded(_padded(some))[: len(some)] for some in whole.split(BLOCK)]
             return torch.cat(blocks) if blocks else torch.zeros(0, self.dims)
 
     def _encoded(self, windows: Tensor) -> Tensor:
@@ -103,6 +105,11 @@ class Embedder:
         assert extras is not None
         centre, scale = self.extra_centre.to(made.device), self.extra_scale.to(made.device)
         return torch.cat([made, (extras - centre) * scale], 1)
+
+    @property
+    def call(self) -> int:
+        """How many windows `encode` should be given at once, where there are so many."""
+        return CALL if self.encoder.device.type == "cpu" else GPU_CALL
 
     def seconds(self) -> float:
         """What a window takes one CPU core, roughly. A constant of the shape, so that plans do not vary."""
@@ -162,6 +169,16 @@ def whole_windows(rows: Floats, window: int, step: int) -> np.ndarray[Any, np.dt
     """Which windows have no bad cell."""
     bad = np.concatenate([[0], np.cumsum(~np.isfinite(rows).all(0))])
     return np.asarray((bad[window:] - bad[:-window])[::step] == 0)
+
+
+def _moved(windows: Tensor, device: torch.device) -> Tensor:
+    """Windows on a device. Of those that overlap only the rows that lie under them travel, many times less."""
+    count, channels, size = windows.shape
+    step, channel, row = windows.stride()
+    rows = (count - 1) * step + size
+    if not (count and row == 1 and 0 < step < size and rows <= channel):
+        return windows.to(device)
+    return windows.as_strided((channels, rows), (channel, 1)).to(device).unfold(1, size, step).transpose(0, 1)
 
 
 def _padded(windows: Tensor) -> Tensor:

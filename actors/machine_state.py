@@ -43,7 +43,6 @@ MOST_BYTES = 1 << 30  # of one of them, as text
 N_SHOTS, CHECKPOINT = "worker.n_shots", "worker.fine_tune_checkpoint"
 PREDICTION = "Prediction"  # the column of the results that clients read
 ROW = "row"  # and the one that says where a window begins, when no column of time stamps is named
-CALL = 1024  # windows in one call of `compute` at least: fewer leave the machine waiting for Python
 DECIMALS = 4
 
 
@@ -123,14 +122,14 @@ class MachineStateWorker(Worker):
         given = self.context.inputs.get(CHECKPOINT, ())
         model = open_model(given[0]) if given else None
         self.settings = settings = Settings.of(self.context.config, model)
-        # Small batches of the user's are taken several at once; the parts of the output keep their size.
-        self.batch_size = CALL * -(-settings.batch_size // CALL)
         if model is not None:
             _tell_unused(self.context, model)
             self._restore(model, given[0].filename)
         else:
             tell_substitute(self.context, settings.model_type, settings.encoder)
             self._learn(read_references(self.context.inputs.get(N_SHOTS, ()), settings))
+        # Small batches of the user's are taken several at once; the parts of the output keep their size.
+        self.batch_size = self.embedder.call * -(-settings.batch_size // self.embedder.call)
         self.reader = WindowReader(
             settings.data_columns,
             settings.window_size,
@@ -165,7 +164,7 @@ class MachineStateWorker(Worker):
             for rows in files:
                 if rows.shape[1] >= settings.window_size:
                     windows = Windows(self.embedder.scaled(rows), settings.window_size, settings.step_size)
-                    embeddings.append(self.embedder.encode(torch.from_numpy(np.ascontiguousarray(windows[:]))))
+                    embeddings.append(self.embedder.encode(torch.from_numpy(windows[:])))
                     labels.append(np.full(len(windows), label))
         self.classifier = NearestNeighbours(
             torch.cat(embeddings),
@@ -224,7 +223,7 @@ class MachineStateWorker(Worker):
 
     def compute(self, batch: Floats32) -> tuple[npt.NDArray[np.int64], Floats]:
         with torch.inference_mode():
-            embeddings = self.embedder.encode(torch.from_numpy(np.ascontiguousarray(batch)))
+            embeddings = self.embedder.encode(torch.from_numpy(batch))
             state, score = self.classifier.scores(embeddings)
         return state.cpu().numpy(), score.cpu().numpy()
 

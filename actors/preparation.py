@@ -32,7 +32,6 @@ from jos.worker import JobImpossible, Output, Plan, Prepared, Source, Span, Trai
 Floats32 = npt.NDArray[np.float32]
 
 TRAIN, EVAL = "worker.train_data", "worker.eval_data"
-CALL = 1024  # windows in one call of `compute`
 HEADER = struct.Struct("<8sQ")  # magic, dimensions
 MAGIC = b"josemb\0\1"
 
@@ -85,7 +84,6 @@ class Preparation(Trainer):
     """Base of the trainings. `holds_out`: without evaluation files some of the training data validates. `kind`: of the
     classifier that the embeddings are for."""
 
-    batch_size = CALL
     holds_out = True
     kind = HEAD
 
@@ -108,6 +106,7 @@ class Preparation(Trainer):
         self._tell_unknown(eval_)
         cutting = self.settings.cutting
         self.embedder = shared(self.context, self._fit)
+        self.batch_size = self.embedder.call
         self.reader = WindowReader(cutting.data_columns, cutting.window, cutting.step, self.embedder.scaled)
 
     def _tell_unknown(self, eval_: Sequence[Source]) -> None:
@@ -163,7 +162,7 @@ class Preparation(Trainer):
         return self.reader.read(source, span)
 
     def compute(self, batch: Floats32) -> Floats32:
-        embeddings = self.embedder.encode(torch.from_numpy(np.ascontiguousarray(batch)))
+        embeddings = self.embedder.encode(torch.from_numpy(batch))
         return np.asarray(embeddings.float().cpu().numpy())
 
     def write(self, source: Source, span: Span, data: Windows, results: list[Floats32]) -> Output:

@@ -77,14 +77,15 @@ def make_worker(
     config: Mapping[str, Any],
     inputs: Mapping[str, Sequence[Source]],
     events: list[tuple[str, str, str, Mapping[str, Any]]],
+    device: str = "cpu",
 ) -> Worker:
-    """A worker that is set up, on the CPU."""
+    """A worker that is set up, on `device` ("cpu" or "cuda")."""
     worker = kind()
 
     def emit(*event: Any) -> None:
         events.append(event)
 
-    worker.context = Context(config, 0, "cpu", 1, inputs, emit, threading.Event())
+    worker.context = Context(config, 0, device, 1, inputs, emit, threading.Event())
     worker.setup()
     return worker
 
@@ -96,6 +97,7 @@ def run_worker(
     config: Mapping[str, Any] | None = None,
     replicated: Mapping[str, Sequence[Source]] | None = None,
     scattered: Mapping[str, Sequence[Source]] | None = None,
+    device: str = "cpu",
 ) -> Outputs:
     """All tasks of all files, span by span, in order; a trainer's steps after what it prepares of `scattered`, ports
     to sources, which it finds among its inputs too. Exceptions come through: nothing is tried again."""
@@ -104,7 +106,7 @@ def run_worker(
     ids = [source.id for sources in inputs.values() for source in sources]
     if len(set(ids)) < len(ids):
         raise ValueError("two inputs have the same id, by which workers tell them apart: name the files differently")
-    worker = make_worker(kind, config or {}, inputs, outputs.events)
+    worker = make_worker(kind, config or {}, inputs, outputs.events, device)
     if isinstance(worker, Trainer):
         _train(worker, scattered or {}, outputs)
         return outputs

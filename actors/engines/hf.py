@@ -2,9 +2,10 @@
 
 Records of a span are sorted by length and answered in batches of like ones, padded on the left. Batches grow from
 FIRST records to as many as the span has, in the same steps each time, so that a span that is done again is done in the
-same shapes and gives the same text; when the accelerator runs out of memory they halve and stay so. Each record draws
-from its own random numbers. Other neighbours in a batch change a number's last bits, and so, rarely, a text: a
-batch_size of 1 rules that out, for the price of the batch's gain.
+same shapes and gives the same text. On an accelerator, where a small batch takes as long as a large one, they begin
+there; when it runs out of memory they halve and stay so. Each record draws from its own random numbers. Other
+neighbours in a batch change a number's last bits, and so, rarely, a text: a batch_size of 1 rules that out, for the
+price of the batch's gain.
 
 May import: torch, transformers, actors.prompts, jos.records, jos.worker. Tests: tests/integration/test_engine_hf.py.
 """
@@ -34,8 +35,8 @@ class TransformersEngine:
 
     def __init__(self, path: str, place: Place) -> None:
         self.place, self.generation = place, place.generation
-        self.first = place.batch_size or FIRST
         self.most = place.batch_size or MOST
+        self.first = self.most if place.batch_size or place.device != "cpu" else FIRST
         self.tokenizer, self.model = load(path, place)
         self.allowed = self._trie(self.generation.labels) if self.generation.labels else None
         self.new_tokens = 1 + max(map(len, self.allowed)) if self.allowed else self.generation.max_new_tokens

@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from devices import DEVICE
+
 from actors.engines import Generation, Place
 
 
@@ -20,9 +22,9 @@ class Told:
 
 
 def place(told: Told | None = None, batch_size: int | None = None, threads: int = 1, **options: Any) -> Place:
-    """On the CPU. `generation` and `engine` among the options."""
+    """On the device under test. `generation` and `engine` among the options."""
     return Place(
-        device="cpu",
+        device=DEVICE,
         threads=threads,
         generation=options.get("generation", Generation(max_new_tokens=8)),
         batch_size=batch_size,

@@ -8,10 +8,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE, assert_alike
 from safetensors.torch import load, save
 
 from actors.csv_windows import Windows
-from actors.embedder import Embedder, Recipe
+from actors.embedder import Embedder, Recipe, _moved
 from actors.encoders import ENCODERS
 from actors.scaling import SCALINGS
 
@@ -31,7 +32,7 @@ def windows(embedder: Embedder, of: np.ndarray) -> torch.Tensor:
 
 
 def fitted(recipe: Recipe, **options: int) -> Embedder:
-    return Embedder.fit(recipe, [rows(0), rows(1)], WINDOW, 2, **options)
+    return Embedder.fit(recipe, [rows(0), rows(1)], WINDOW, 2, device=DEVICE, **options)
 
 
 @each_recipe
@@ -42,19 +43,19 @@ def test_embeddings_have_the_same_bits_in_any_company(recipe: Recipe) -> None:
     assert together.shape == (len(some), embedder.dims)
     assert together.dtype == torch.float32
     pieces = torch.cat([embedder.encode(piece) for piece in some.split([1, 130, 40, len(some) - 171])])
-    assert torch.equal(pieces, together)
+    assert_alike(pieces, together)
 
 
 @each_recipe
 def test_comes_back_from_a_checkpoint_as_it_was(recipe: Recipe) -> None:
     embedder = fitted(recipe)
     settings, tensors = json.loads(json.dumps(embedder.settings())), load(save(embedder.tensors()))
-    back = Embedder.restore(settings, tensors)
+    back = Embedder.restore(settings, tensors, DEVICE)
     assert back.recipe == recipe
     assert (back.channels, back.window, back.dims) == (3, WINDOW, embedder.dims)
     some = windows(embedder, rows(2))
     assert torch.equal(windows(back, rows(2)), some)
-    assert torch.equal(back.encode(some), embedder.encode(some))
+    assert_alike(back.encode(some), embedder.encode(some))
 
 
 def test_a_restored_encoder_needs_no_luck_with_random_kernels() -> None:
@@ -63,14 +64,14 @@ def test_a_restored_encoder_needs_no_luck_with_random_kernels() -> None:
     for kernels in embedder.encoder.kernels:  # type: ignore[attr-defined]
         for kernel in kernels:
             kernel.neg_()
-    back = Embedder.restore(embedder.settings(), embedder.tensors())
+    back = Embedder.restore(embedder.settings(), embedder.tensors(), DEVICE)
     some = windows(embedder, rows(2))
-    assert torch.equal(back.encode(some), embedder.encode(some))
+    assert_alike(back.encode(some), embedder.encode(some))
 
 
 def test_two_fits_are_one() -> None:
     some = windows(fitted(Recipe()), rows(2))
-    assert torch.equal(fitted(Recipe()).encode(some), fitted(Recipe()).encode(some))
+    assert_alike(fitted(Recipe()).encode(some), fitted(Recipe()).encode(some))
 
 
 def test_fits_on_a_bounded_number_of_windows_evenly_taken() -> None:
@@ -80,21 +81,21 @@ def test_fits_on_a_bounded_number_of_windows_evenly_taken() -> None:
 def test_windows_with_bad_cells_do_not_spoil_the_fit() -> None:
     spoilt = rows(0, count=400)
     spoilt[1, 200] = np.nan
-    embedder = Embedder.fit(Recipe("stats"), [spoilt], WINDOW, 1)
-    clean = Embedder.fit(Recipe("stats"), [np.delete(spoilt, 200, axis=1)], WINDOW, 1)
+    embedder = Embedder.fit(Recipe("stats"), [spoilt], WINDOW, 1, device=DEVICE)
+    clean = Embedder.fit(Recipe("stats"), [np.delete(spoilt, 200, axis=1)], WINDOW, 1, device=DEVICE)
     assert torch.allclose(embedder.encoder.scale, clean.encoder.scale, rtol=0.2)
 
 
 def test_even_when_every_window_is_bad_there_is_an_embedding() -> None:
     spoilt = rows(0)
     spoilt[0] = np.nan
-    embedder = Embedder.fit(Recipe("stats"), [spoilt], WINDOW, 1)
+    embedder = Embedder.fit(Recipe("stats"), [spoilt], WINDOW, 1, device=DEVICE)
     assert embedder.encode(windows(embedder, rows(1))).isfinite().all()
 
 
 def test_a_single_window_and_constant_channels_are_enough() -> None:
     for recipe in RECIPES:
-        embedder = Embedder.fit(recipe, [np.ones((2, WINDOW))], WINDOW, 1)
+        embedder = Embedder.fit(recipe, [np.ones((2, WINDOW))], WINDOW, 1, device=DEVICE)
         made = embedder.encode(windows(embedder, rows(1, channels=2)))
         assert made.isfinite().all()
         assert made.shape[1] == embedder.dims
@@ -105,9 +106,27 @@ def test_no_windows_give_no_embeddings() -> None:
     assert embedder.encode(torch.zeros(0, 3, WINDOW)).shape == (0, embedder.dims)
 
 
+@pytest.mark.parametrize("step", [1, 7, WINDOW, WINDOW + 5])
+@pytest.mark.parametrize("cut", [slice(None), slice(3, 9), slice(2, 3), slice(4, 4), slice(None, None, 3)])
+def test_windows_arrive_on_a_device_as_they_are_and_rows_that_they_share_travel_once(step: int, cut: slice) -> None:
+    some = torch.from_numpy(Windows(rows(0, count=400).astype(np.float32), WINDOW, step)[cut])
+    apart = some.stride(0) if len(some) else WINDOW
+    travelled = []
+
+    class Elsewhere(torch.Tensor):
+        def to(self, device: torch.device) -> torch.Tensor:  # type: ignore[override]
+            travelled.append(self.numel())
+            return self.as_subclass(torch.Tensor).clone()
+
+    moved = _moved(some.as_subclass(Elsewhere), torch.device("cpu"))
+    assert torch.equal(moved, some)
+    shared = (len(some) - 1) * apart + WINDOW if apart < WINDOW else len(some) * WINDOW
+    assert travelled == [3 * shared]
+
+
 def test_short_files_say_what_is_short() -> None:
     with pytest.raises(ValueError, match="no window of 20 rows in 2 recordings; the longest has 19 rows"):
-        Embedder.fit(Recipe(), [np.ones((2, 19)), np.ones((2, 3))], WINDOW, 1)
+        Embedder.fit(Recipe(), [np.ones((2, 19)), np.ones((2, 3))], WINDOW, 1, device=DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +138,7 @@ def test_unknown_names_are_refused(recipe: dict[str, str], message: str) -> None
 
 
 def test_settings_and_tensors_of_different_embedders_are_refused() -> None:
-    one, other = fitted(Recipe("hydra")), Embedder.fit(Recipe("hydra"), [rows(0, channels=2)], WINDOW, 1)
+    one, other = fitted(Recipe("hydra")), Embedder.fit(Recipe("hydra"), [rows(0, channels=2)], WINDOW, 1, device=DEVICE)
     with pytest.raises(ValueError, match="kernels of shape"):
         Embedder.restore(one.settings(), other.tensors())
     with pytest.raises(KeyError):

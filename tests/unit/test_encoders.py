@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from devices import DEVICE
 
 from actors.encoders import DEFAULT_ENCODER, ENCODERS, Encoder
 
@@ -15,7 +16,7 @@ def windows(count: int, channels: int, length: int, seed: int = 0) -> torch.Tens
 
 
 def fitted(name: str, channels: int, length: int) -> Encoder:
-    encoder = ENCODERS[name](channels, length)
+    encoder = ENCODERS[name](channels, length, DEVICE)
     encoder.fit(windows(40, channels, length))
     return encoder
 
@@ -47,7 +48,7 @@ def test_a_window_is_encoded_alike_alone_and_in_company(name: str, length: int) 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_constant_channels_and_extremes_do_no_harm(name: str) -> None:
-    encoder = ENCODERS[name](2, 20)
+    encoder = ENCODERS[name](2, 20, DEVICE)
     flat = windows(20, 2, 20)
     flat[:, 1] = 0
     encoder.fit(flat)
@@ -61,7 +62,7 @@ def test_sees_shape_and_level(name: str) -> None:
     time = torch.arange(64.0)
     kinds = torch.stack([torch.sin(time / 5), torch.sin(time / 2), torch.sin(time / 5) + 2])[:, None]
     noisy = torch.cat([kinds + 0.2 * windows(3, 1, 64, seed=seed) for seed in range(20)])
-    encoder = ENCODERS[name](1, 64)
+    encoder = ENCODERS[name](1, 64, DEVICE)
     encoder.fit(noisy[:30])
     embeddings = encoder.encode(noisy)
     nearest = torch.cdist(embeddings[30:], embeddings[:30]).argmin(1)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE, of_cpu
 from test_machine_state import Memory, spoil, table
 
 from actors import fine_tune, preparation
@@ -57,7 +58,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def train(kind: type[Trainer], scattered: Mapping[str, Sequence[Memory]], **changes: Any) -> Outputs:
-    return run_worker(kind, config=config(**changes), scattered=scattered)
+    return run_worker(kind, config=config(**changes), scattered=scattered, device=DEVICE)
 
 
 def model(outputs: Outputs) -> Model:
@@ -68,7 +69,7 @@ def model(outputs: Outputs) -> Model:
 def trainer(scattered: Mapping[str, Sequence[Memory]], **changes: Any) -> HeadTrainer:
     """A head's trainer that stands before its first step."""
     outputs = Outputs()
-    worker = make_worker(HeadTrainer, config(**changes), scattered, outputs.events)
+    worker = make_worker(HeadTrainer, config(**changes), scattered, outputs.events, DEVICE)
     assert isinstance(worker, HeadTrainer)
     prepared = []
     for port, sources in scattered.items():
@@ -128,6 +129,7 @@ def test_checkpoints_of_spans_of_many_epochs_carry_the_score_of_their_best() -> 
     assert best == trained.training.best
 
 
+@of_cpu
 @pytest.mark.parametrize("kind", [HeadTrainer, KnnTrainer])
 def test_two_runs_give_the_same_bytes(kind: type[Trainer]) -> None:
     one, two = (train(kind, {TRAIN: files()}) for _ in range(2))
@@ -358,6 +360,7 @@ def test_a_file_that_cannot_be_read_fails_alone() -> None:
         worker.plan(broken)
 
 
+@of_cpu
 def test_an_embedding_is_the_same_wherever_the_spans_are_cut() -> None:
     long = file("long", "idle", 0, rows=700)
     made = []

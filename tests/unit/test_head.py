@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE
 from safetensors.torch import load, save
 
 from actors.head import LEAST_STEPS, Head, HeadSettings, HeadTraining
@@ -30,7 +31,7 @@ def embeddings(count: int = 90, dims: int = 12, classes: int = 3, seed: int = 0)
 
 
 def training(settings: HeadSettings = SMALL, seed: int = 0, count: int = 90) -> HeadTraining:
-    return HeadTraining(*embeddings(count), *embeddings(60, seed=1), 3, settings, seed)
+    return HeadTraining(*embeddings(count), *embeddings(60, seed=1), 3, settings, seed, device=DEVICE)
 
 
 def weights(trained: HeadTraining) -> torch.Tensor:
@@ -48,7 +49,7 @@ def test_learns(hidden: int) -> None:
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert metrics[-1]["macro_f1"] > 0.9
     rows, truth = embeddings(60, seed=2)
-    predicted, score = trained.head().scores(rows)
+    predicted, score = (some.cpu() for some in trained.head().scores(rows))
     assert accuracy(truth.numpy(), predicted.numpy()) > 0.85
     assert score.dtype == torch.float64
     assert torch.allclose(score.sum(1), torch.ones(60, dtype=torch.float64))
@@ -75,7 +76,7 @@ def test_an_epoch_of_few_windows_goes_over_them_until_there_are_steps_enough() -
     assert trained.steps_per_epoch == LEAST_STEPS
     seen = trained._order(0)
     assert len(seen) == LEAST_STEPS * 12
-    assert torch.equal(seen.bincount(), torch.full((12,), LEAST_STEPS))
+    assert torch.equal(seen.bincount().cpu(), torch.full((12,), LEAST_STEPS))
     assert not torch.equal(seen, trained._order(1))
 
 
@@ -94,7 +95,7 @@ def test_goes_on_after_a_kill_to_the_same_bits(hidden: int, at: int) -> None:
 
 def test_embeddings_of_one_dimension_train_and_the_head_has_tensors_of_its_own() -> None:
     rows, labels = embeddings(30, dims=1, classes=1)[0], torch.arange(30) % 3
-    trained = HeadTraining(rows, labels, rows, labels, 3, SMALL, 0)
+    trained = HeadTraining(rows, labels, rows, labels, 3, SMALL, 0, device=DEVICE)
     run(trained, 0, 10)
     assert trained.scale.stride() == (1,)
     model = pack({"kind": "head"}, trained.head().tensors())
@@ -153,7 +154,7 @@ def test_at_the_same_macro_f1_a_clearly_lower_loss_is_better() -> None:
     """Or the first epoch that gets a small validation right would be the last to count."""
     rows, labels = embeddings(60)
     validation = 5 * torch.eye(3, 12)
-    trained = HeadTraining(rows, labels, validation, torch.arange(3), 3, SMALL, 0)
+    trained = HeadTraining(rows, labels, validation, torch.arange(3), 3, SMALL, 0, device=DEVICE)
     better = [
         some["macro_f1"] for number in range(100) if "macro_f1" in (some := trained.step(number)) and trained.improved
     ]
@@ -164,14 +165,14 @@ def test_at_the_same_macro_f1_a_clearly_lower_loss_is_better() -> None:
 def test_a_class_that_validation_lacks_does_no_harm() -> None:
     rows, labels = embeddings()
     seen = labels < 2
-    trained = HeadTraining(rows, labels, rows[seen], labels[seen], 3, SMALL, 0)
+    trained = HeadTraining(rows, labels, rows[seen], labels[seen], 3, SMALL, 0, device=DEVICE)
     assert run(trained)[-1]["macro_f1"] > 0.6
     assert trained.head().scores(rows)[1].shape == (90, 3)
 
 
 def test_a_class_that_training_lacks_is_never_likely() -> None:
     rows, labels = embeddings(classes=2)
-    trained = HeadTraining(rows, labels, rows, labels, 3, SMALL, 0)
+    trained = HeadTraining(rows, labels, rows, labels, 3, SMALL, 0, device=DEVICE)
     run(trained)
     assert set(trained.head().scores(rows)[0].tolist()) == {0, 1}
 
@@ -183,15 +184,15 @@ def test_classes_count_alike_however_rare() -> None:
     recalls = []
     for wanted in (False, True):
         settings = HeadSettings(epochs=20, batch_size=64, class_weights=wanted)
-        trained = HeadTraining(rows[keep], labels[keep], rows, labels, 2, settings, 0)
+        trained = HeadTraining(rows[keep], labels[keep], rows, labels, 2, settings, 0, device=DEVICE)
         run(trained)
-        recalls.append((trained.head().scores(rows)[0][labels == 1] == 1).double().mean().item())
+        recalls.append((trained.head().scores(rows)[0].cpu()[labels == 1] == 1).double().mean().item())
     assert recalls[1] > recalls[0]
 
 
 def test_one_window_a_class_and_constant_embeddings_are_enough() -> None:
     rows = torch.zeros(2, 5)
-    trained = HeadTraining(rows, torch.tensor([0, 1]), rows, torch.tensor([0, 1]), 2, SMALL, 0)
+    trained = HeadTraining(rows, torch.tensor([0, 1]), rows, torch.tensor([0, 1]), 2, SMALL, 0, device=DEVICE)
     run(trained)
     assert trained.head().scores(rows)[1].isfinite().all()
 
@@ -209,7 +210,7 @@ def test_a_head_comes_back_from_a_checkpoint_as_it_was(hidden: int) -> None:
     trained = training(HeadSettings(epochs=2, batch_size=16, hidden=hidden))
     run(trained)
     head, (rows, _) = trained.head(), embeddings(50, seed=3)
-    back = Head.restore(json.loads(json.dumps(head.settings())), load(save(head.tensors())))
+    back = Head.restore(json.loads(json.dumps(head.settings())), load(save(head.tensors())), DEVICE)
     assert torch.equal(back.scores(rows)[1], head.scores(rows)[1])
     with pytest.raises(ValueError, match="a head of 7 dimensions"):
         Head.restore({**head.settings(), "dims": 7}, head.tensors())
@@ -254,7 +255,7 @@ def test_settings_that_cannot_be_are_refused(change: dict[str, float]) -> None:
 
 RANK = """
 import sys, torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[4])
+sys.path[:0] = sys.argv[4:]
 from tests.unit.test_head import HeadSettings, HeadTraining, embeddings, weights
 rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
@@ -270,9 +271,10 @@ dist.destroy_process_group()
 def test_two_ranks_make_the_head_of_one(tmp_path: Path) -> None:
     """In real processes, over gloo; batches that do not divide evenly, one of them smaller than the ranks."""
     outs = [tmp_path / f"rank-{rank}" for rank in (0, 1)]
-    root = str(Path(__file__).resolve().parents[2])
+    root = Path(__file__).resolve().parents[2]
+    places = [str(root), str(root / "tests/lab")]
     commands = [
-        [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store"), str(outs[rank]), root] for rank in (0, 1)
+        [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store"), str(outs[rank]), *places] for rank in (0, 1)
     ]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in processes:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE, Neighbours, of_cpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import torch as safetensors
 
 from actors import knn_exact
-from actors.knn import METRICS, WEIGHTS, NearestNeighbours
+from actors.knn import METRICS, WEIGHTS
 
 torch.set_num_threads(1)  # tests run side by side
 
@@ -55,7 +56,7 @@ def test_agrees_with_a_naive_search(
     random = np.random.default_rng(7)
     references, queries = random.normal(3, 1, (90, 6)), random.normal(3, 1, (40, 6))
     labels = random.integers(0, 3, 90)
-    neighbours = NearestNeighbours(
+    neighbours = Neighbours(
         torch.from_numpy(references),
         labels,
         3,
@@ -74,7 +75,7 @@ def test_agrees_with_a_naive_search(
 @pytest.mark.parametrize("metric", METRICS)
 def test_equal_distances_fall_to_the_earlier_reference(metric: str) -> None:
     same = torch.ones(1000, 40) * 1.7
-    neighbours = NearestNeighbours(same, np.zeros(1000, np.int64), 1, n_neighbors=4, metric=metric)
+    neighbours = Neighbours(same, np.zeros(1000, np.int64), 1, n_neighbors=4, metric=metric)
     distance, index = neighbours.neighbours(torch.randn(33, 40, generator=torch.Generator().manual_seed(1)))
     assert index.tolist() == [[0, 1, 2, 3]] * 33
     assert (distance[:, :1] == distance).all()
@@ -84,7 +85,7 @@ def test_equal_distances_fall_to_the_earlier_reference(metric: str) -> None:
 def test_an_exact_match_takes_all_the_weight(metric: str) -> None:
     references = torch.randn(50, 8, generator=torch.Generator().manual_seed(2)) * 1000
     labels = np.arange(50) % 2
-    neighbours = NearestNeighbours(references, labels, 2, n_neighbors=5, metric=metric, weights="distance")
+    neighbours = Neighbours(references, labels, 2, n_neighbors=5, metric=metric, weights="distance")
     state, score = neighbours.scores(references)
     assert state.tolist() == labels.tolist()
     assert score.amax(1).tolist() == [1.0] * 50
@@ -93,7 +94,7 @@ def test_an_exact_match_takes_all_the_weight(metric: str) -> None:
 def test_of_equal_scores_the_class_of_the_nearest_wins() -> None:
     references = torch.tensor([[1.0], [1.2], [-0.5], [-1.5], [9.0]])
     labels = np.array([0, 0, 1, 1, 0])
-    neighbours = NearestNeighbours(references, labels, 2, n_neighbors=4)
+    neighbours = Neighbours(references, labels, 2, n_neighbors=4)
     assert neighbours.scores(torch.tensor([[0.0], [0.5]]))[0].tolist() == [1, 0]
 
 
@@ -101,7 +102,7 @@ def test_of_equal_scores_the_class_of_the_nearest_wins() -> None:
 def test_a_query_is_answered_alike_alone_and_in_company(metric: str) -> None:
     random = torch.Generator().manual_seed(3)
     references, queries = torch.randn(700, 300, generator=random), torch.randn(64, 300, generator=random)
-    neighbours = NearestNeighbours(references, np.arange(700) % 5, 5, metric=metric, weights="distance")
+    neighbours = Neighbours(references, np.arange(700) % 5, 5, metric=metric, weights="distance")
     together = neighbours.scores(queries)[1]
     alone = torch.cat([neighbours.scores(query[None])[1] for query in queries])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-8)
@@ -109,7 +110,7 @@ def test_a_query_is_answered_alike_alone_and_in_company(metric: str) -> None:
 
 def test_more_neighbours_than_references_are_refused() -> None:
     with pytest.raises(ValueError, match="5 neighbours of 4 references"):
-        NearestNeighbours(torch.zeros(4, 2), np.zeros(4, np.int64), 1)
+        Neighbours(torch.zeros(4, 2), np.zeros(4, np.int64), 1)
 
 
 def brute(queries: np.ndarray, references: np.ndarray, metric: str, unit: bool) -> np.ndarray:
@@ -150,7 +151,7 @@ def test_the_nearest_are_those_of_a_search_by_force(
     references, queries, k = vectors
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knn_exact, "KEYS", keys)
-        search = NearestNeighbours(
+        search = Neighbours(
             torch.from_numpy(references),
             np.zeros(len(references), np.int64),
             1,
@@ -159,7 +160,7 @@ def test_the_nearest_are_those_of_a_search_by_force(
             normalize_embeddings=unit,
         )
         distance, index = (some.numpy() for some in search.neighbours(torch.from_numpy(queries)))
-        order = search.exact.nearest(torch.from_numpy(queries), distances=False)[1].numpy()
+        order = search.exact.nearest(torch.from_numpy(queries).to(DEVICE), distances=False)[1].cpu().numpy()
     every = brute(queries, references, metric, unit)
     size = np.abs(every).max() + (1.0 if unit or metric == "cosine" else 0.0)
     tolerance = {"rtol": 1e-8, "atol": 2e-12 * size}
@@ -174,6 +175,7 @@ def test_the_nearest_are_those_of_a_search_by_force(
             assert [*zip(distances, numbers, strict=True)] == sorted(zip(distances, numbers, strict=True))
 
 
+@of_cpu
 @settings(max_examples=60, deadline=None)
 @given(awkward(), st.sampled_from(METRICS))
 def test_answers_are_the_same_bits_in_any_batch_and_chunk(
@@ -182,7 +184,7 @@ def test_answers_are_the_same_bits_in_any_batch_and_chunk(
     references, queries, k = vectors
     some = torch.from_numpy(np.concatenate([queries] * 4))
     labels = np.arange(len(references)) % 3
-    search = NearestNeighbours(torch.from_numpy(references), labels, 3, n_neighbors=k, metric=metric)
+    search = Neighbours(torch.from_numpy(references), labels, 3, n_neighbors=k, metric=metric)
     together = search.neighbours(some)
     apart = [search.neighbours(one[None]) for one in some]
     with pytest.MonkeyPatch.context() as patch:
@@ -198,7 +200,7 @@ def test_whole_numbers_tie_exactly_and_fall_to_the_earlier_reference() -> None:
     random = np.random.default_rng(5)
     references = random.integers(-2, 3, (3000, 6)).astype(np.float32) + 7
     queries = random.integers(-2, 3, (50, 6)).astype(np.float32) + 7
-    search = NearestNeighbours(torch.from_numpy(references), np.zeros(3000, np.int64), 1, n_neighbors=20)
+    search = Neighbours(torch.from_numpy(references), np.zeros(3000, np.int64), 1, n_neighbors=20)
     squares = np.square(queries[:, None] - references).sum(2)
     expected = np.argsort(squares, axis=1, kind="stable")[:, :20]
     np.testing.assert_array_equal(search.neighbours(torch.from_numpy(queries))[1], expected)
@@ -209,7 +211,7 @@ def test_sizes_that_single_precision_cannot_square_are_compared_all_the_same(siz
     random = np.random.default_rng(6)
     references = (random.normal(0, 1, (300, 9)) * size).astype(np.float32)
     queries = (random.normal(0, 1, (20, 9)) * size).astype(np.float32)
-    search = NearestNeighbours(torch.from_numpy(references), np.zeros(300, np.int64), 1, n_neighbors=4)
+    search = Neighbours(torch.from_numpy(references), np.zeros(300, np.int64), 1, n_neighbors=4)
     expected = np.argsort(brute(queries, references, "euclidean", False), axis=1, kind="stable")[:, :4]
     np.testing.assert_array_equal(search.neighbours(torch.from_numpy(queries))[1], expected)
 
@@ -219,7 +221,7 @@ def test_many_copies_of_one_reference_do_not_hide_the_others(copies: int) -> Non
     references = np.zeros((3000, 5), np.float32)
     references[copies:] = np.random.default_rng(8).normal(0, 1, (3000 - copies, 5))
     queries = np.zeros((300, 5), np.float32)
-    search = NearestNeighbours(torch.from_numpy(references), np.zeros(3000, np.int64), 1, n_neighbors=60)
+    search = Neighbours(torch.from_numpy(references), np.zeros(3000, np.int64), 1, n_neighbors=60)
     expected = np.argsort(brute(queries, references, "euclidean", False), axis=1, kind="stable")[:, :60]
     distance, index = search.neighbours(torch.from_numpy(queries))
     np.testing.assert_array_equal(index, expected)
@@ -234,39 +236,42 @@ def clustered(count: int, queries: int) -> tuple[torch.Tensor, np.ndarray, torch
     return vectors[:count], labels[:count] % 4, vectors[count:]
 
 
+@of_cpu
 def test_an_approximate_index_finds_nearly_all_neighbours_and_is_restored_as_it_was() -> None:
     references, labels, queries = clustered(6000, 200)
-    exact = NearestNeighbours(references, labels, 4, index="exact")
-    search = NearestNeighbours(references, labels, 4, index="approximate")
+    exact = Neighbours(references, labels, 4, index="exact")
+    search = Neighbours(references, labels, 4, index="approximate")
     assert search.approximate is not None
     found, true = search.neighbours(queries), exact.neighbours(queries)
     hits = (found[1][:, :, None] == true[1][:, None]).any(2)
     assert hits.double().mean() > 0.97
     assert search.recall() > 0.97
     assert (search.scores(queries)[0] == exact.scores(queries)[0]).double().mean() > 0.99
-    again = NearestNeighbours.restore(json.loads(json.dumps(search.settings())), search.tensors())
-    for one in (again, NearestNeighbours(references, labels, 4, index="approximate")):
+    again = Neighbours.restore(json.loads(json.dumps(search.settings())), search.tensors())
+    for one in (again, Neighbours(references, labels, 4, index="approximate")):
         assert torch.equal(one.neighbours(queries)[1], found[1])
         assert torch.equal(one.neighbours(queries)[0], found[0])
     alone = torch.cat([search.neighbours(one[None])[1] for one in queries])
     assert torch.equal(alone, found[1])
 
 
+@of_cpu
 def test_lists_with_too_little_in_them_are_made_up_for_by_the_exact_search() -> None:
     references, labels, queries = clustered(5000, 40)
-    exact = NearestNeighbours(references, labels, 4, n_neighbors=4900, index="exact")
-    search = NearestNeighbours(references, labels, 4, n_neighbors=4900, index="approximate")
+    exact = Neighbours(references, labels, 4, n_neighbors=4900, index="exact")
+    search = Neighbours(references, labels, 4, n_neighbors=4900, index="approximate")
     assert search.approximate is not None
     assert torch.equal(search.neighbours(queries)[1], exact.neighbours(queries)[1])
 
 
+@of_cpu
 @pytest.mark.parametrize(("metric", "count", "why"), [("manhattan", 5000, "manhattan"), ("euclidean", 90, "Fewer")])
 def test_where_no_index_can_be_the_search_is_exact_and_says_why(metric: str, count: int, why: str) -> None:
     references, labels, queries = clustered(count, 10)
-    search = NearestNeighbours(references, labels, 4, metric=metric, index="approximate")
+    search = Neighbours(references, labels, 4, metric=metric, index="approximate")
     assert why in search.note
     assert search.recall() == 1.0
-    exact = NearestNeighbours(references, labels, 4, metric=metric, index="exact")
+    exact = Neighbours(references, labels, 4, metric=metric, index="exact")
     assert not exact.note
     assert torch.equal(search.neighbours(queries)[1], exact.neighbours(queries)[1])
 
@@ -275,24 +280,24 @@ def test_where_no_index_can_be_the_search_is_exact_and_says_why(metric: str, cou
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_restored_neighbours_answer_bit_for_bit(metric: str, weights: str, tmp_path: Path) -> None:
     references, labels, queries = clustered(700, 30)
-    search = NearestNeighbours(
+    search = Neighbours(
         references, labels, 4, n_neighbors=7, metric=metric, weights=weights, normalize_embeddings=True
     )
     safetensors.save_file(search.tensors(), tmp_path / "stored")
     stored = safetensors.load_file(tmp_path / "stored")
-    again = NearestNeighbours.restore(json.loads(json.dumps(search.settings())), stored)
+    again = Neighbours.restore(json.loads(json.dumps(search.settings())), stored)
     for old, new in zip(search.scores(queries), again.scores(queries), strict=True):
         assert torch.equal(old, new)
 
 
 def test_spoilt_tensors_are_refused_by_name() -> None:
     references, labels, _ = clustered(90, 0)
-    search = NearestNeighbours(references, labels, 4)
+    search = Neighbours(references, labels, 4)
     tensors, values = search.tensors(), search.settings()
 
     def refused(**spoilt: torch.Tensor) -> str:
         with pytest.raises(ValueError) as error:  # noqa: PT011 the text is what is asked for
-            NearestNeighbours.restore(values, {**tensors, **spoilt})
+            Neighbours.restore(values, {**tensors, **spoilt})
         return str(error.value)
 
     assert "not finite" in refused(references=tensors["references"] * math.inf)
@@ -300,6 +305,6 @@ def test_spoilt_tensors_are_refused_by_name() -> None:
     assert "(4,) stored labels for 90" in refused(labels=tensors["labels"][:4])
     assert "0 … 3" in refused(labels=tensors["labels"] + 1)
     with pytest.raises(ValueError, match="lack labels, metric"):
-        NearestNeighbours.restore(
+        Neighbours.restore(
             {name: value for name, value in values.items() if name != "metric"}, {"references": tensors["references"]}
         )

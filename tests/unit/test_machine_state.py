@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
+from devices import DEVICE, of_cpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,7 +88,7 @@ def make(
     worker.context = Context(
         config=config,
         index=0,
-        device="cpu",
+        device=DEVICE,
         threads=1,
         inputs={
             "worker.n_shots": [LOW, HIGH] if shots is None else shots,
@@ -188,6 +189,7 @@ def test_steps_take_the_first_row_of_each_window() -> None:
     assert [line.split(",")[0] for line in body.splitlines()] == [str(1_400_000_000 + 7 * i) for i in range(10)]
 
 
+@of_cpu
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("size", [16, 50])
 def test_two_indexes_and_any_cut_give_the_same_bytes(encoder: str, size: int) -> None:
@@ -198,6 +200,7 @@ def test_two_indexes_and_any_cut_give_the_same_bytes(encoder: str, size: int) ->
     assert run(workers[1], source, cuts=[1, 2, 50, 131, 200])[1] == whole
 
 
+@of_cpu
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(0, 200), max_size=4), step=st.sampled_from([1, 3]), span=st.sampled_from([9, 40]))
 def test_spans_cut_anywhere_give_the_same_bytes(cuts: list[int], step: int, span: int) -> None:
@@ -219,6 +222,7 @@ GOLDEN = {
 }
 
 
+@of_cpu
 @pytest.mark.parametrize("encoder", GOLDEN)
 def test_results_of_a_published_version_stay_as_they_were(encoder: str) -> None:
     """The bytes that the first release wrote for these files: three states that overlap, of files unlike in length."""

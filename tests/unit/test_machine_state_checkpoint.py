@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import of_cpu
 from test_fine_tune import EVAL, TRAIN, file, files, train
 from test_machine_state import LOW, Memory, make, run, spoil, table
 
@@ -54,6 +55,7 @@ def test_a_checkpoint_brings_columns_window_and_classes(kind: str) -> None:
         assert sum(float(row[f"p_{label}"]) for label in ("fast", "idle", "slow")) == pytest.approx(1, abs=2e-4)
 
 
+@of_cpu
 @each_kind
 def test_any_cut_and_another_index_give_the_same_bytes(kind: str) -> None:
     source = Memory(table(400, 1.5, 98))
