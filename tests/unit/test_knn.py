@@ -280,9 +280,7 @@ def test_where_no_index_can_be_the_search_is_exact_and_says_why(metric: str, cou
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_restored_neighbours_answer_bit_for_bit(metric: str, weights: str, tmp_path: Path) -> None:
     references, labels, queries = clustered(700, 30)
-    search = Neighbours(
-        references, labels, 4, n_neighbors=7, metric=metric, weights=weights, normalize_embeddings=True
-    )
+    search = Neighbours(references, labels, 4, n_neighbors=7, metric=metric, weights=weights, normalize_embeddings=True)
     safetensors.save_file(search.tensors(), tmp_path / "stored")
     stored = safetensors.load_file(tmp_path / "stored")
     again = Neighbours.restore(json.loads(json.dumps(search.settings())), stored)
