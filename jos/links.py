@@ -1,6 +1,7 @@
 """URLs that need no key: to read one object of the storage, or to send one part of an upload, until they expire.
 
-On S3 they are the store's own presigned URLs; in a folder JOS signs them and serves them itself (jos/api/signed.py).
+On S3 they are the store's own presigned URLs, unless who asks wants the API's; in a folder JOS signs them and serves
+them itself (jos/api/signed.py).
 May import: jos.core, jos.storage, jos.store, jos.signing. Tests: tests/contract/test_files_read.py.
 """
 
@@ -34,10 +35,7 @@ class Links:
     def download(self, key: str, filename: str, base_url: str, seconds: int = 3600) -> str:
         """An absolute URL of the object, which answers with it as an attachment of this name. No request is made."""
         if isinstance(self._storage, LocalStorage):
-            expires = int(time.time()) + seconds
-            signature = self._signer.sign("GET", _object(key, filename), expires)
-            query = urlencode({"key": key, "expires": expires, "signature": signature}, quote_via=quote)
-            return f"{_below(base_url)}/files/{quote(filename, safe='')}?{query}"
+            return self.through_api(key, filename, base_url, seconds)
         from jos.storage.s3 import ObjectStorage
 
         assert isinstance(self._storage, ObjectStorage)
@@ -52,6 +50,13 @@ class Links:
             "ResponseContentType": OCTETS,
         }
         return presigned(self._public, "get_object", where, seconds)
+
+    def through_api(self, key: str, filename: str, base_url: str, seconds: int = 3600) -> str:
+        """The same, served by the API whatever the storage: for a page that asks no other origin."""
+        expires = int(time.time()) + seconds
+        signature = self._signer.sign("GET", _object(key, filename), expires)
+        query = urlencode({"key": key, "expires": expires, "signature": signature}, quote_via=quote)
+        return f"{_below(base_url)}/files/{quote(filename, safe='')}?{query}"
 
     def part(self, handle: str, part: Part, base_url: str, expires: int) -> str:
         """Where the API itself takes one part; `expires` in Unix seconds."""

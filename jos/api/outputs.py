@@ -6,9 +6,11 @@ May import: fastapi, jos below the API. Tests: tests/integration/test_api_jobs.p
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from jos import wire
@@ -24,6 +26,11 @@ from jos.core.model import Checkpoint, Job, JobInput, Output, job_folder
 from jos.links import LINK_SECONDS, Links
 
 router = APIRouter(prefix="/batch/jobs", tags=["outputs"])
+Through = Annotated[
+    Literal["storage", "api"],
+    Query(description="Where `data.ref` leads: to the object store where there is one, or to this API in any case."),
+]
+Sign = Callable[[str, str], str]  # key and file name of an object -> where it can be read
 
 
 @router.get("/{job_id}/outputs", response_model=wire.OutputList, responses=documented(400, 404), summary="List outputs")
@@ -35,6 +42,7 @@ async def list_outputs(
     input_id: Port = None,
     offset: Offset = 0,
     limit: Limit = 20,
+    links: Through = "storage",
 ) -> Response:
     """In the order of their arrival, also while the job runs. `data.ref` is good for an hour; list again for a new
     one."""
@@ -44,11 +52,11 @@ async def list_outputs(
         if port_name in (None, output.port) and input_id in (None, output.input_id)
     ]
     sources = {source.id: source for source in (await parts.remembered.spec(job)).inputs}
-    base, now = base_url(request), datetime.now(UTC)
+    sign, now = _signing(parts.links, links, base_url(request)), datetime.now(UTC)
 
     def page() -> list[wire.Output]:  # signing many takes a while on S3: beside the event loop
         return [
-            _shown(parts.links, job, output, sources.get(output.input_id or ""), base, now)
+            _shown(sign, job, output, sources.get(output.input_id or ""), now)
             for output in found[offset : offset + limit]
         ]
 
@@ -63,8 +71,7 @@ async def list_outputs(
     summary="Read an output",
 )
 async def output_content(output_id: str, request: Request, job: TheirJob, parts: Parts) -> Response:
-    """The bytes, through the API; `Range` is supported. For a page that asks no other origin: `data.ref` leads to the
-    storage where it can."""
+    """The bytes, through the API; `Range` is supported."""
     for output in await parts.store.outputs(job.id):
         if output.id == output_id:
             return await served(request, parts.storage, job_folder(job.org_id, job.id) + output.key, output.filename)
@@ -78,21 +85,31 @@ async def output_content(output_id: str, request: Request, job: TheirJob, parts:
     summary="List checkpoints",
 )
 async def list_checkpoints(
-    request: Request, job: TheirJob, parts: Parts, offset: Offset = 0, limit: Limit = 20
+    request: Request,
+    job: TheirJob,
+    parts: Parts,
+    offset: Offset = 0,
+    limit: Limit = 20,
+    links: Through = "storage",
 ) -> Response:
     """Of a training job, by step. The id of one is an input of another job: `{"kind": "checkpoint", …}`. `data.ref` is
     good for an hour; list again for a new one."""
     found = await parts.store.checkpoints(job.id)
-    base, now = base_url(request), datetime.now(UTC)
+    sign, now = _signing(parts.links, links, base_url(request)), datetime.now(UTC)
 
     def page() -> list[wire.Checkpoint]:
-        return [_model(parts.links, job, one, base, now) for one in found[offset : offset + limit]]
+        return [_model(sign, job, one, now) for one in found[offset : offset + limit]]
 
     shown = await asyncio.to_thread(page)
     return said(wire.CheckpointList(job_id=job.id, total=len(found), offset=offset, limit=limit, checkpoints=shown))
 
 
-def _shown(links: Links, job: Job, output: Output, source: JobInput | None, base: str, now: datetime) -> wire.Output:
+def _signing(links: Links, through: str, base: str) -> Sign:
+    make = links.through_api if through == "api" else links.download
+    return lambda key, filename: make(key, filename, base, LINK_SECONDS)
+
+
+def _shown(sign: Sign, job: Job, output: Output, source: JobInput | None, now: datetime) -> wire.Output:
     key = job_folder(job.org_id, job.id) + output.key
     return wire.Output(
         id=output.id,
@@ -100,23 +117,20 @@ def _shown(links: Links, job: Job, output: Output, source: JobInput | None, base
         port_name=output.port,
         input_id=output.input_id,
         input_file_id=source.file_id if source else None,
-        data=shapes.data_ref(
-            links.download(key, output.filename, base, LINK_SECONDS), output.filename, output.num_bytes
-        ),
+        data=shapes.data_ref(sign(key, output.filename), output.filename, output.num_bytes),
         expires_at=now + timedelta(seconds=LINK_SECONDS),
         created_at=output.created_at,
     )
 
 
-def _model(links: Links, job: Job, one: Checkpoint, base: str, now: datetime) -> wire.Checkpoint:
+def _model(sign: Sign, job: Job, one: Checkpoint, now: datetime) -> wire.Checkpoint:
     key = job_folder(job.org_id, job.id) + one.key
-    ref = links.download(key, one.filename, base, LINK_SECONDS)
     return wire.Checkpoint(
         id=one.id,
         name=one.name,
         step=one.step,
         metrics=one.metrics,
-        data=shapes.data_ref(ref, one.filename, one.num_bytes),
+        data=shapes.data_ref(sign(key, one.filename), one.filename, one.num_bytes),
         expires_at=now + timedelta(seconds=LINK_SECONDS),
         created_at=one.created_at,
     )

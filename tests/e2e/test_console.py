@@ -17,8 +17,20 @@ from api_lab import Api, now
 from browser_lab import BUILT, ROOT, Console, aside, missing
 from jobs_lab import Head
 from service_lab import Service
+from services_lab import BUCKET, S3
 
-from jos.core.model import EventDraft, InputState, InputStatus, Level, Output, ProgressDraft, job_folder
+from jos.core.commands import Exited
+from jos.core.model import (
+    Checkpoint,
+    EventDraft,
+    InputState,
+    InputStatus,
+    JobFailure,
+    Level,
+    Output,
+    ProgressDraft,
+    job_folder,
+)
 from jos.core.queues import QueueConfig
 
 Window = Callable[..., Console]
@@ -27,11 +39,12 @@ ONE_AT_A_TIME = {"queues": {"default": {"quota": {"cpu": 1}, "preemption": {"wit
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, ray_jobs: Head) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, ray_jobs: Head, seaweedfs: S3) -> Iterator[Service]:
+    """Its files lie in an object store, another origin than the page's."""
     folder = tmp_path_factory.mktemp("console")
     (folder / "queues.yaml").write_text(json.dumps(ONE_AT_A_TIME))
     settings = {"JOS_QUEUES": str(folder / "queues.yaml"), "JOS_WARM_DRIVERS": "1"}
-    one = Service(folder, ray_jobs, settings=settings)
+    one = Service(folder, ray_jobs, f"s3://{BUCKET}/console", {**settings, **seaweedfs.environment})
     try:
         one.start()
         yield one
@@ -71,8 +84,13 @@ def test_from_a_file_to_its_result_and_through_a_death_of_the_api(
 ) -> None:
     (tmp_path / "day.jsonl").write_bytes(records(200))
     console = window(service.url)
-    page = console.sign_in(service.key, "#/new?pipeline=shout")
-    page.get_by_label("Upload files for worker.data").set_input_files(tmp_path / "day.jsonl")
+    page = console.sign_in(service.key, "#/files")
+    page.get_by_label("Upload files").set_input_files(tmp_path / "day.jsonl")
+    page.get_by_role("button", name="Preview day.jsonl").click()
+    page.get_by_label("Preview of day.jsonl").get_by_text("line 0").wait_for()
+    console.go("#/new?pipeline=shout")
+    page.get_by_label("Uploaded file for worker.data").fill("day.jsonl")
+    page.get_by_label("Add to worker.data").click()
     page.get_by_role("listitem").get_by_text("day.jsonl").wait_for()
     page.get_by_label("Name", exact=True).fill("from the console")
     page.get_by_label("seconds", exact=True).fill("0.1")
@@ -228,13 +246,37 @@ def test_what_is_wrong_stands_beside_its_field_and_code_says_the_same_as_the_for
 def hostile(api: Api) -> str:
     """A job each of whose texts tries to be more than text."""
     name = api.upload("<img src=x onerror=alert(3)>.jsonl")
-    job = api.create(name, name=EVIL)
+    inputs = {"worker.data": [{"file_id": name, "metadata": {"class": EVIL}}]}
+    job = api.create(pipeline="quick-train", pipeline_type="training", name=EVIL, inputs=inputs)
     api.admit(job)
     spec = api.get(f"/batch/jobs/{job}/inputs")["inputs"][0]
     failed = InputState(input_id=spec["id"], status=InputStatus.FAILED, error_message=EVIL, completed_at=now())
-    api.tell(job, events=[event(EVIL), event("", EVIL)], progress=[progress(spec["id"], 40)], inputs=[failed])
+    rows = f"time,Prediction,{EVIL}\n".encode() + 3 * f"{EVIL},{EVIL},{EVIL}\n".encode()
+    api.service.storage.write(job_folder("org_a", job) + "outputs/evil.csv", rows)
+    output = result("<img src=x onerror=alert(4)>.csv", "outputs/evil.csv", len(rows))
+    model = Checkpoint(
+        id="ckp_evil", name=EVIL, step=1, metrics={EVIL: 1.0}, key="m", num_bytes=1, sha256="", created_at=now()
+    )
+    learnt = ProgressDraft(kind="training", step=1, metrics={f"loss {EVIL}": 1.0}, created_at=now())
+    api.tell(
+        job,
+        events=[event(EVIL), event("", EVIL)],
+        progress=[progress(spec["id"], 40), learnt],
+        inputs=[failed],
+        outputs=[output],
+        checkpoints=[model],
+    )
+    broken = Exited(job, JobFailure(code=EVIL, message=EVIL), retryable=False)
+    api.with_store(lambda store: store.transact(job, broken, now()))
     api.call("POST", "/keys", 201, json={"name": EVIL})
     return job
+
+
+def result(filename: str, key: str, num_bytes: int) -> Output:
+    return Output(
+        id="out_1", port="worker.results", input_id=None, filename=filename, key=key, num_bytes=num_bytes, sha256="",
+        tasks=1, created_at=now(),
+    )  # fmt: skip
 
 
 PAGES = [
@@ -265,7 +307,12 @@ def test_what_users_write_is_text_on_every_page_and_every_page_is_accessible(sha
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{place} is wider than a phone"
             if place == "#/jobs/{job}":
                 page.get_by_role("heading", name=EVIL).wait_for()
-                assert page.get_by_text(EVIL).count() >= 4  # name, event, event type, input
+                page.get_by_role("button", name="Preview <img").click()
+                page.get_by_label(re.compile("^Predictions over rows")).locator("canvas").wait_for()
+                page.get_by_role("table", name="Checkpoints").get_by_text(EVIL).first.wait_for()
+                page.get_by_label("What went wrong").get_by_text(EVIL).first.wait_for()
+                # name; event, its type; input's class, its error; job's error code; checkpoint, score; preview's cells
+                assert page.get_by_text(EVIL).count() >= 12
         assert page.locator("img").count() == 0
 
 
@@ -347,6 +394,69 @@ def test_an_upload_that_was_stopped_goes_on_with_what_is_missing(
         assert b"".join(answer.iter_bytes()) == large.read_bytes()
 
 
+def test_dropped_files_wait_their_turn_and_one_that_waits_can_be_taken_back(
+    shared_api: Api, window: Window, tmp_path: Path
+) -> None:
+    console = window(shared_api.url)
+    page = console.sign_in(shared_api.key, "#/files")
+    held: list[Any] = []
+    parts = re.compile("/parts/1$")
+    page.route(parts, lambda route: held.append(route) if not held else route.continue_())
+    names = ["first.jsonl", "second.jsonl", "third.jsonl"]
+    dropped = page.evaluate_handle(
+        """names => {
+            const all = new DataTransfer();
+            for (const name of names) all.items.add(new File([`{"text": "${name}"}\n`], name));
+            return all;
+        }""",
+        names,
+    )
+    with page.expect_request(parts):
+        page.get_by_label("Upload files").dispatch_event("drop", {"dataTransfer": dropped})
+    waiting = page.locator("p.row", has_text="waits for those before it")
+    assert [names[1] in text or names[2] in text for text in waiting.all_inner_texts()] == [True, True]
+    waiting.filter(has_text=names[1]).get_by_role("button", name="Stop").click()
+    waiting.filter(has_text=names[1]).wait_for(state="detached")
+    held[0].continue_()
+    for name in (names[0], names[2]):
+        page.get_by_role("cell", name=name, exact=True).wait_for()
+    assert shared_api.http.get(f"/v0.5/files/metadata/{names[1]}").status_code == 404
+
+
+def test_a_keyboard_is_enough_and_escape_takes_back(shared_api: Api, window: Window) -> None:
+    job = aside(lambda: shared_api.create(shared_api.upload("keys.jsonl"), name="by keyboard"))
+    console = window(shared_api.url)
+    page = console.sign_in(shared_api.key)
+    page.get_by_role("link", name="by keyboard").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="by keyboard").wait_for()
+    page.get_by_role("button", name="Cancel").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog").wait_for(state="detached")
+    assert page.evaluate("document.activeElement.textContent") == "Cancel"
+    assert aside(lambda: shared_api.get(f"/batch/jobs/{job}"))["status"] == "PENDING"
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    page.get_by_role("heading", name="Files").wait_for()
+    page.get_by_label("Upload files").focus()
+    assert page.evaluate("document.activeElement.type") == "file"
+
+
+def test_text_is_copied_where_the_browser_has_no_clipboard_for_pages(shared_api: Api, window: Window) -> None:
+    """As over plain HTTP from another machine."""
+    console = window(shared_api.url)
+    console.context.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page = console.sign_in(shared_api.key, "#/new?pipeline=shout")
+    page.get_by_text("The same from a terminal").click()
+    page.get_by_role("button", name="Copy as curl").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    page.get_by_label("Name", exact=True).focus()
+    page.keyboard.press("ControlOrMeta+V")
+    assert page.get_by_label("Name", exact=True).input_value().startswith("curl ")
+
+
 def test_results_with_classes_and_curves_of_a_training_are_drawn(shared_api: Api, window: Window) -> None:
     rows = b"time,Prediction\n" + b"".join(b"%d,%s\n" % (n, b"idle" if n < 30 else b"busy") for n in range(50))
 
@@ -355,10 +465,7 @@ def test_results_with_classes_and_curves_of_a_training_are_drawn(shared_api: Api
         shared_api.admit(job)
         key = "outputs/result.csv"
         shared_api.service.storage.write(job_folder("org_a", job) + key, rows)
-        output = Output(
-            id="out_1", port="worker.results", input_id=None, filename="result.csv", key=key, num_bytes=len(rows),
-            sha256="", tasks=1, created_at=now(),
-        )  # fmt: skip
+        output = result("result.csv", key, len(rows))
         [source] = shared_api.get(f"/batch/jobs/{job}/inputs")["inputs"]
         working = InputState(input_id=source["id"], status=InputStatus.PROCESSING)
         shared_api.tell(
@@ -383,9 +490,18 @@ def test_results_with_classes_and_curves_of_a_training_are_drawn(shared_api: Api
     page.get_by_label("Items a second over time. inference: 90 done").locator("canvas").wait_for()
     page.get_by_role("button", name="Preview result.csv").click()
     page.get_by_text("50 predictions: idle 30, busy 20").wait_for()
-    page.get_by_label("Predictions over rows").locator("canvas").wait_for()
+    page.get_by_label("Predictions over time").locator("canvas").wait_for()
     page.get_by_text("90%").first.wait_for()
     assert console.accessible() == []
+    page.get_by_role("button", name="Close preview").click()
+    whole = re.compile("/content$")
+    page.route(
+        whole, lambda route: route.abort() if "-1999999" in route.request.headers["range"] else route.continue_()
+    )
+    page.get_by_role("button", name="Preview result.csv").click()
+    page.get_by_label("Preview of").get_by_role("alert").get_by_text("The server does not answer").wait_for()
+    page.get_by_label("Preview of").get_by_role("cell", name="idle").first.wait_for()  # what did come is shown
+    page.unroute(whole)
     console.go(f"#/jobs/{training}")
     page.get_by_text("After step 19: loss 0.0526, macro_f1 0.947").wait_for()
     page.get_by_label("Scores over steps").locator("canvas").wait_for()

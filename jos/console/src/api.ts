@@ -92,6 +92,12 @@ export async function send<T>(method: string, path: string, body?: unknown, head
   return (await (await ask(path, { method, body, headers })).json()) as T;
 }
 
+/** A link that the API made, at this page's origin: clients may be told another name of the same server. */
+export function here(link: string): string {
+  const { pathname, search } = new URL(link);
+  return pathname.slice(pathname.lastIndexOf(`${BASE}/`)) + search;
+}
+
 export function pause(ms: number): Promise<void> {
   return new Promise((done) => setTimeout(done, ms));
 }

@@ -65,3 +65,27 @@ export function classes(found: Table): Classes | null {
   });
   return names.length <= MOST_CLASSES ? { names, rows, counts } : null;
 }
+
+export interface Along {
+  name: string; // of the column, or "rows"
+  x: number[];
+  time: boolean; // whether x is seconds of Unix time
+}
+
+/** What the predictions of a result file are drawn over: the times of its first column, where all are such and they
+ * ascend; else its rows. A time without a zone is taken as it is written. */
+export function along(found: Table): Along {
+  const [name = ""] = found.header;
+  const cells = found.rows.map((row) => (row[0] ?? "").trim());
+  const dates = cells.every((cell) => /^\d{4}-\d\d-\d\d([T ]\d\d:\d\d|$)/.test(cell));
+  const values = dates ? cells.map((cell) => Date.parse(cell) / 1000) : cells.map((cell) => (cell === "" ? NaN : Number(cell)));
+  const usable = name !== "row" && name !== "Prediction" && values.every((value, at) => Number.isFinite(value) && (at === 0 || value >= values[at - 1]!));
+  if (!usable) return { name: "rows", x: cells.map((_, at) => at), time: false };
+  const per = dates ? 1 : unixUnit(values[0]!);
+  return { name, x: per ? values.map((value) => value / per) : values, time: per !== null };
+}
+
+/** How many of its units make a second, if a number looks like Unix time of this century's years; null if it does not. */
+function unixUnit(value: number): number | null {
+  return [1, 1e3, 1e6, 1e9].find((per) => value / per >= 9.4e8 && value / per < 4.2e9) ?? null;
+}

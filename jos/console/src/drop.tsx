@@ -7,6 +7,7 @@ import { upload, type Step } from "./upload";
 
 interface Sending {
   file: File;
+  waits: boolean; // for those before it
   step: Step;
   error: Error | null;
   stop: AbortController;
@@ -18,10 +19,18 @@ export function Drop({ label, done }: { label: string; done: (name: string) => v
   const field = useRef<HTMLInputElement>(null);
   const change = (file: File, next: Partial<Sending>) => setSending((all) => all.map((one) => (one.file === file ? { ...one, ...next } : one)));
   const forget = (file: File) => setSending((all) => all.filter((one) => one.file !== file));
-  const start = async (file: File) => {
-    const stop = new AbortController();
-    const fresh = { file, step: { sent: 0, total: file.size }, error: null, stop };
-    setSending((all) => [...all.filter((one) => one.file !== file), fresh]);
+  const fresh = (file: File, waits: boolean): Sending => ({ file, waits, step: { sent: 0, total: file.size }, error: null, stop: new AbortController() });
+  // a file takes the place of one of the same name, whose upload it goes on with
+  const put = (next: Sending[]) =>
+    setSending((all) => {
+      const [before, kept] = [true, false].map((same) => all.filter((one) => next.some((other) => other.file.name === one.file.name) === same));
+      before!.forEach((one) => one.stop.abort());
+      return [...kept!, ...next];
+    });
+  const start = async (one: Sending) => {
+    const { file, stop } = one;
+    if (stop.signal.aborted) return;
+    change(file, { waits: false });
     try {
       await upload(file, (step) => change(file, { step }), stop.signal);
       forget(file);
@@ -32,12 +41,19 @@ export function Drop({ label, done }: { label: string; done: (name: string) => v
     }
   };
   const all = async (files: Iterable<File>) => {
-    for (const file of files) await start(file); // one after another: each has several parts under way
+    const queue = [...files].map((file) => fresh(file, true));
+    put(queue);
+    for (const one of queue) await start(one); // one after another: each has several parts under way
+  };
+  const again = (file: File) => {
+    const one = fresh(file, false);
+    put([one]);
+    return start(one);
   };
   const replace = async (file: File) => {
     try {
       await send("DELETE", `/files/delete/${encodeURIComponent(file.name)}`);
-      await start(file);
+      await again(file);
     } catch (error) {
       change(file, { error: error as Error });
     }
@@ -64,16 +80,16 @@ export function Drop({ label, done }: { label: string; done: (name: string) => v
         }}
       />
       <span> or drop files here</span>
-      {sending.map(({ file, step, error, stop }) => (
+      {sending.map(({ file, waits, step, error, stop }) => (
         <div key={file.name}>
           <p class="row">
             {file.name} <Bar done={step.total ? step.sent / step.total : 1} label={`Upload of ${file.name}`} />
             <small>
-              {bytes(step.sent)} of {bytes(step.total)}
+              {waits ? "waits for those before it" : `${bytes(step.sent)} of ${bytes(step.total)}`}
             </small>
             {error ? (
               <>
-                <button type="button" class="small" onClick={() => start(file)}>
+                <button type="button" class="small" onClick={() => again(file)}>
                   Go on
                 </button>
                 {error instanceof ApiError && error.status === 409 && (
@@ -86,7 +102,7 @@ export function Drop({ label, done }: { label: string; done: (name: string) => v
                 </button>
               </>
             ) : (
-              <button type="button" class="small" onClick={() => stop.abort()}>
+              <button type="button" class="small" onClick={() => (stop.abort(), waits && forget(file))}>
                 Stop
               </button>
             )}

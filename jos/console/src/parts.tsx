@@ -122,14 +122,29 @@ export function Empty({ children }: { children: ComponentChildren }) {
 
 export function Copy({ text, label = "Copy" }: { text: string; label?: string }) {
   const [said, say] = useState("");
-  const copy = () =>
-    navigator.clipboard.writeText(text).then(
-      () => say("Copied"),
-      () => say("Select it and copy"),
-    );
+  const copy = async () => say((await copied(text)) ? "Copied" : "Select it and copy");
   return (
     <button type="button" class="small" onClick={copy} aria-live="polite">
       {said || label}
     </button>
   );
+}
+
+/** Whether the text is on the clipboard. A page over plain HTTP from another machine has no clipboard API; what is
+ * selected can be copied there all the same. */
+async function copied(text: string): Promise<boolean> {
+  if (navigator.clipboard) {
+    const done = await navigator.clipboard.writeText(text).then(() => true, () => false);
+    if (done) return true;
+  }
+  const before = document.activeElement;
+  const field = document.createElement("textarea");
+  field.value = text;
+  field.className = "hidden";
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  if (before instanceof HTMLElement) before.focus();
+  return done;
 }

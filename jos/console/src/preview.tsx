@@ -1,8 +1,8 @@
 // The beginning of a file, by a ranged request: a CSV as a table, other text as text.
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { ask } from "./api";
-import { table } from "./csv";
-import { classes } from "./curves";
+import { table, type Table } from "./csv";
+import { along, classes } from "./curves";
 import { bytes, count } from "./format";
 import { Problem } from "./parts";
 import { Plot } from "./plot";
@@ -85,27 +85,35 @@ export function Rows({ text, whole, rows = ROWS }: { text: string; whole: boolea
   );
 }
 
-/** Which class was predicted along the rows of a result. */
+/** Which class was predicted over the time of a result, or along its rows. */
 function Predictions({ source }: { source: Source }) {
   const [text, setText] = useState("");
+  const [error, setError] = useState<Error | null>(null);
   useEffect(() => {
     const stop = new AbortController();
-    head(source, stop.signal, LONG).then(setText, () => undefined); // what went wrong, the preview has said
+    setError(null);
+    head(source, stop.signal, LONG).then(setText, (failed) => stop.signal.aborted || setError(failed));
     return () => stop.abort();
   }, [source.path]);
-  const found = useMemo(() => (text ? classes(table(text, MOST_ROWS, source.bytes <= LONG)) : null), [text]);
-  const drawn = useMemo(() => (found ? { x: found.rows.map((_, at) => at), curves: [{ name: "prediction", values: found.rows }] } : null), [found]);
-  if (!found || !drawn) return null;
-  const words = found.names.map((name, at) => `${name} ${count(found.counts[at]!)}`).join(", ");
+  const drawn = useMemo(() => (text ? predictions(table(text, MOST_ROWS, source.bytes <= LONG)) : null), [text]);
+  if (!drawn) return <Problem error={error} />;
   return (
     <>
       <p>
         {source.bytes > LONG && "Of the first "}
-        {count(found.rows.length)} predictions: {words}
+        {count(drawn.x.length)} predictions: {drawn.words}
       </p>
-      <Plot {...drawn} time={false} steps={found.names} label={`Predictions over rows: ${words}`} />
+      <Plot x={drawn.x} curves={drawn.curves} time={drawn.time} steps={drawn.steps} label={`Predictions over ${drawn.over}: ${drawn.words}`} />
     </>
   );
+}
+
+function predictions(found: Table) {
+  const states = classes(found);
+  if (!states) return null;
+  const { name: over, x, time } = along(found);
+  const words = states.names.map((name, at) => `${name} ${count(states.counts[at]!)}`).join(", ");
+  return { over, x, time, words, steps: states.names, curves: [{ name: "prediction", values: states.rows }] };
 }
 
 function Plain({ text, whole }: { text: string; whole: boolean }) {

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { curl, python, yaml, type Request } from "../src/compose";
 import { checksum, crc32c } from "../src/crc32c";
 import { table } from "../src/csv";
-import { classes, learning, rates } from "../src/curves";
+import { along, classes, learning, rates } from "../src/curves";
 import { amounts, bytes, duration, eta, sampled, type Sample } from "../src/format";
 import { configOf, fields, jsonPath, placed, valueOf, words } from "../src/schema";
 import { BEGINNING, told } from "../src/story";
@@ -188,4 +188,28 @@ test("predictions are told by class, unless there are too many to tell apart", (
   expect(classes(found)).toEqual({ names: ["idle", "busy"], rows: [0, 1, 0], counts: [2, 1] });
   expect(classes({ header: ["Prediction"], rows: Array.from({ length: 40 }, (_, n) => [String(n)]) })).toBeNull();
   expect(classes(table("a,b\n1,2\n3,4\n", 10, true))).toBeNull();
+});
+
+describe("predictions are drawn over", () => {
+  const over = (name: string, ...cells: string[]) => along({ header: [name, "Prediction"], rows: cells.map((cell) => [cell, "idle"]) });
+  const rows = { name: "rows", x: [0, 1], time: false };
+  test("dates, in their own zone or as they are written", () => {
+    expect(over("time", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05.5Z")).toEqual({ name: "time", x: [1767323045, 1767323045.5], time: true });
+    expect(over("t", "2026-01-02 03:04", "2026-01-02 03:05").x).toEqual([0, 60].map((s) => new Date(2026, 0, 2, 3, 4).getTime() / 1000 + s));
+    expect(over("day", "2026-01-02", "2026-01-03").time).toBe(true);
+  });
+  test("Unix time in any of its units", () => {
+    for (const per of [1, 1e3, 1e6, 1e9]) expect(over("ts", String(1767323045 * per), String(1767323046 * per))).toEqual({ name: "ts", x: [1767323045, 1767323046], time: true });
+  });
+  test("other numbers as they are", () => {
+    expect(over("seconds", "0", "0.5")).toEqual({ name: "seconds", x: [0, 0.5], time: false });
+  });
+  test("rows, where there is no time, or it is none, or it goes back", () => {
+    expect(over("row", "0", "16")).toEqual(rows);
+    expect(over("time", "1", "")).toEqual(rows);
+    expect(over("time", "monday", "tuesday 2")).toEqual(rows);
+    expect(over("time", "2026-13-45", "2026-14-45")).toEqual(rows);
+    expect(over("time", "5", "4")).toEqual(rows);
+    expect(along({ header: ["Prediction"], rows: [["1"], ["2"]] })).toEqual(rows);
+  });
 });

@@ -1,6 +1,6 @@
 // Throughput of a job, and how a training learns.
 import { useMemo } from "preact/hooks";
-import { get } from "../api";
+import { get, here } from "../api";
 import { learning, rates } from "../curves";
 import { count, figure } from "../format";
 import { Plot } from "../plot";
@@ -40,7 +40,7 @@ async function entries(job: Job, signal: AbortSignal): Promise<Progress[]> {
 
 export function Learning({ job, live }: { job: Job; live: boolean }) {
   const { value } = usePoll((signal) => entries(job, signal), live ? LIVE : 0, [job.id, live]);
-  const checkpoints = usePoll((signal) => get<CheckpointList>(`/batch/jobs/${job.id}/checkpoints`, { limit: 100 }, signal), live ? LIVE : 0, [job.id, live]);
+  const checkpoints = usePoll((signal) => get<CheckpointList>(`/batch/jobs/${job.id}/checkpoints`, { limit: 100, links: "api" }, signal), live ? LIVE : 0, [job.id, live]);
   const found = useMemo(() => (value ? learning(value, MOST_POINTS) : null), [value]);
   const saved = checkpoints.value?.checkpoints ?? [];
   if (!found || found.x.length === 0) return null;
@@ -74,7 +74,7 @@ export function Learning({ job, live }: { job: Job; live: boolean }) {
                 </td>
                 <td>{count(one.step)}</td>
                 <td>{Object.entries(one.metrics).map(([name, value]) => `${name} ${typeof value === "number" ? figure(value) : String(value)}`).join(", ")}</td>
-                <td>{one.data && <a href={one.data.ref}>Download {one.name}</a>}</td>
+                <td>{one.data && <a href={here(one.data.ref)}>Download {one.name}</a>}</td>
               </tr>
             ))}
           </tbody>

@@ -1,11 +1,11 @@
 // What went into a job and what came out, page by page; outputs also while it runs.
 import { useState } from "preact/hooks";
-import { get } from "../api";
+import { get, here } from "../api";
 import { bytes } from "../format";
 import { Bar, Empty, Pager, Problem, Status } from "../parts";
 import { usePoll } from "../poll";
 import { Preview, type Source } from "../preview";
-import type { Input, InputList, InputProgressList, Job, OutputList, Progress } from "../wire";
+import type { Input, InputList, InputProgressList, Job, Output, OutputList, Progress } from "../wire";
 
 const PAGE = 20;
 const LIVE = 3000;
@@ -89,9 +89,9 @@ export function Outputs({ job, live }: { job: Job; live: boolean }) {
   const [offset, setOffset] = useState(0);
   const [seen, setSeen] = useState<Source | null>(null);
   const path = `/batch/jobs/${job.id}/outputs`;
-  const { value, error, again } = usePoll((signal) => get<OutputList>(path, { offset, limit: PAGE }, signal), live ? LIVE : 0, [job.id, offset, live]);
-  // links are good for an hour and the page may be open for longer: ask for new ones when one is wanted
-  const fresh = () => again();
+  const { value, error, again } = usePoll((signal) => get<OutputList>(path, { offset, limit: PAGE, links: "api" }, signal), live ? LIVE : 0, [job.id, offset, live]);
+  // links are good for an hour and the page may be open for longer: ask for new ones when one is about to be wanted
+  const fresh = (output: Output) => Date.parse(output.expires_at) < Date.now() + 60_000 && again();
   return (
     <section aria-label="Outputs">
       <h2>Outputs</h2>
@@ -117,7 +117,7 @@ export function Outputs({ job, live }: { job: Job; live: boolean }) {
                 <td>{output.input_file_id ?? output.port_name}</td>
                 <td>{bytes(output.data.num_bytes)}</td>
                 <td class="row">
-                  <a class="button small" href={output.data.ref} aria-label={`Download ${output.data.filename}`} onPointerEnter={() => Date.parse(output.expires_at) < Date.now() + 60_000 && fresh()}>
+                  <a class="button small" href={here(output.data.ref)} aria-label={`Download ${output.data.filename}`} onPointerEnter={() => fresh(output)} onFocus={() => fresh(output)}>
                     Download
                   </a>
                   <button type="button" class="small" aria-label={`Preview ${output.data.filename}`} onClick={() => setSeen({ name: output.data.filename, bytes: output.data.num_bytes, results: true, path: `${path}/${encodeURIComponent(output.id)}/content` })}>
