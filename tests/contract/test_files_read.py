@@ -120,24 +120,28 @@ def test_an_empty_file_is_a_file(api: Api) -> None:
     assert code(api.download("a.txt", Range="bytes=0-")) == (416, "range_not_satisfiable")
 
 
-def test_a_link_opens_one_object_without_a_key_until_it_expires(api: Api) -> None:
+@pytest.mark.parametrize("through_api", [False, True])
+def test_a_link_opens_one_object_without_a_key_until_it_expires(api: Api, through_api: bool) -> None:
+    links = api.service.links
+    make = links.through_api if through_api else links.download
     key = "org_a/jobs/job_x/outputs/1/r.csv"
     api.service.storage.write(key, TABLE)
-    url = api.service.links.download(key, 'a "b" 漢字.csv', api.url)
+    url = make(key, 'a "b" 漢字.csv', api.url)
     answer = api.plain.get(url)
     assert (answer.status_code, answer.content) == (200, TABLE)
     assert answer.headers["content-type"] == "application/octet-stream"
     assert "%E6%BC%A2" in answer.headers["content-disposition"]
     part = api.plain.get(url, headers={"Range": "bytes=2-4"})
     assert (part.status_code, part.content) == (206, TABLE[2:5])
-    if not api.s3:
+    assert url.startswith(api.url) == (through_api or not api.s3)
+    if through_api or not api.s3:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert api.plain.head(url).headers["content-length"] == str(len(TABLE))
         assert api.plain.get(url, headers={"Authorization": "Bearer sk_wrong"}).status_code == 200
         assert api.plain.put(url, content=b"x").status_code == 405
     api.service.storage.write("org_a/jobs/job_x/outputs/1/s.csv", b"secret")
     assert api.plain.get(url.replace("r.csv", "s.csv")).status_code == 403
-    short = api.service.links.download(key, "r.csv", api.url, seconds=1)
+    short = make(key, "r.csv", api.url, seconds=1)
     assert until(lambda: api.plain.get(short).status_code == 403)
 
 

@@ -384,6 +384,10 @@ def test_outputs_are_links_that_need_no_key_in_order_of_arrival(api: Api) -> Non
     first = page["outputs"][0]
     assert (first["data"]["file_type"], first["data"]["file_extension"]) == ("application/x-ndjson", ".jsonl")
     assert httpx2.get(first["data"]["ref"]).content == b'{"n": 1}\n'
+    through = api.get(f"/batch/jobs/{job_id}/outputs", links="api", offset=1)["outputs"][0]["data"]["ref"]
+    assert through.startswith(f"{api.url}/v0.5/signed/files/inp_1_output.jsonl?")
+    assert httpx2.get(through).content == b'{"n": 1}\n'
+    errors(api.http.get(f"/v0.5/batch/jobs/{job_id}/outputs?links=elsewhere"), 400)
     content = f"/v0.5/batch/jobs/{job_id}/outputs/out_0/content"
     ranged = api.http.get(content, headers={"Range": "bytes=0-3"})
     assert (ranged.status_code, ranged.content) == (206, b'{"n"')
