@@ -122,7 +122,8 @@ class Cut:
     def __init__(self, job: dict[str, Any]) -> None:
         import numpy as np
 
-        from actors.machine_state import Scaling, Settings, read_references
+        from actors.machine_state import Settings, read_references
+        from actors.scaling import Scaling
 
         self.settings = Settings.of(job["config"])
         shots = [source(path, **{"class": state}) for state, path in job["shots"].items()]

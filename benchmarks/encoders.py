@@ -23,7 +23,7 @@ import torch
 
 from actors.encoders import DEFAULT_ENCODER, ENCODERS
 from actors.knn import NearestNeighbours
-from actors.machine_state import Scaling
+from actors.scaling import Scaling
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
