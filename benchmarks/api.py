@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -119,9 +119,9 @@ def start_api(folder: Path, home: Path, port: int) -> subprocess.Popen[bytes]:
 # --- load ---------------------------------------------------------------------------------------------
 
 
-async def on_schedule(rate: float, seconds: float, work: Callable[[int, float], Awaitable[None]]) -> None:
+async def on_schedule(rate: float, seconds: float, work: Callable[[int, float], Coroutine[Any, Any, None]]) -> None:
     """Starts `work(number, due)` at each due moment, whether the ones before have ended or not."""
-    began, tasks = time.perf_counter(), []
+    began, tasks = time.perf_counter(), list[asyncio.Task[None]]()
     for number in range(int(rate * seconds)):
         due = began + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))

@@ -126,6 +126,7 @@ class Cut:
         from actors.scaling import Scaling
 
         self.settings = Settings.of(job["config"])
+        self.stamp = str(self.settings.timestamp_column)
         shots = [source(path, **{"class": state}) for state, path in job["shots"].items()]
         found = read_references(shots, self.settings)
         self.scaling = Scaling.of(np.concatenate([rows for files in found.values() for rows in files], axis=1))
@@ -138,8 +139,8 @@ class Cut:
         rows = np.stack([batch[name] for name in self.settings.data_columns]).astype(float)
         windows = Windows(self.scaling.apply(rows), self.settings.window_size, self.settings.step_size)
         count = len(windows)
-        stamps = batch[self.settings.timestamp_column][: count * self.settings.step_size : self.settings.step_size]
-        return {self.settings.timestamp_column: stamps, "window": np.ascontiguousarray(windows[0:count])}
+        stamps = batch[self.stamp][: count * self.settings.step_size : self.settings.step_size]
+        return {self.stamp: stamps, "window": np.ascontiguousarray(windows[0:count])}
 
 
 class Classify:
@@ -167,8 +168,7 @@ def staged(job: dict[str, Any], out: str) -> dict[str, float]:
     from pyarrow import csv, string
 
     cut = Cut(job)  # learned once, sent to the tasks
-    stamp = cut.settings.timestamp_column
-    text = csv.ConvertOptions(column_types={stamp: string()})
+    text = csv.ConvertOptions(column_types={cut.stamp: string()})
     rows = ray.data.read_csv(job["files"], convert_options=text, override_num_blocks=len(job["files"]))
     windows = rows.map_batches(cut.__call__, batch_size=None)
     pool = ray.data.ActorPoolStrategy(size=WORKERS)

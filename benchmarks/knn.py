@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def clustered(count: int, dims: int, seed: int) -> Tensor:
     return centres[cloud] + along @ ways * 0.5 + torch.randn(count, dims, generator=random) * 0.1
 
 
-def search(references: Tensor, **options: str) -> NearestNeighbours:
+def search(references: Tensor, **options: Any) -> NearestNeighbours:
     labels = np.arange(len(references)) % CLASSES
     return NearestNeighbours(references, labels, CLASSES, **options)
 

@@ -85,7 +85,7 @@ class Watched:
         launcher.cache.put = self.put  # type: ignore[method-assign]
         launcher.cache.drop = self.drop  # type: ignore[method-assign]
         self._list = launcher.api.list
-        launcher.api.list = self.list  # type: ignore[method-assign]
+        launcher.api.list = self.listing  # type: ignore[assignment, method-assign]
         launcher.seen = self.seen  # type: ignore[method-assign]
         store.transact = self.transact  # type: ignore[method-assign]
 
@@ -108,7 +108,7 @@ class Watched:
         self.looks.append(time.perf_counter() - began)
         return found
 
-    async def list(self, *what: Any) -> Any:
+    async def listing(self, *what: Any) -> Any:
         began = time.perf_counter()
         found = await self._list(*what)
         self.lists.append(time.perf_counter() - began)

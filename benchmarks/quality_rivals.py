@@ -121,4 +121,4 @@ def statistics_ridge(train: Tensor, labels: Labels, test: Tensor) -> Labels:
 
 
 def _statistics(windows: Tensor) -> npt.NDArray[np.float64]:
-    return torch.cat([statistics(some) for some in windows.split(128)]).double().numpy()
+    return np.asarray(torch.cat([statistics(some) for some in windows.split(128)]).double().numpy())

@@ -192,6 +192,6 @@ def _plant_draw(kind: str) -> Draw:
         from benchmarks.quality_plant import WINDOW, plant
 
         parts = plant(kind, seed)
-        return Labelled(*([Recording(*one) for one in part] for part in parts), WINDOW, WINDOW // 4)  # type: ignore[arg-type]
+        return Labelled(*([Recording(*one) for one in part] for part in parts), WINDOW, WINDOW // 4)  # type: ignore[arg-type, call-arg]
 
     return draw

@@ -42,7 +42,7 @@ def kill_at_half(process: subprocess.Popen[Any], counts: Path, records: int) -> 
     while (now := counted(counts)) != done:  # its actors die with it; count what they still do
         done = now
         time.sleep(1.0)
-    return done
+    return int(done)
 
 
 # --- JOS ----------------------------------------------------------------------------------------------

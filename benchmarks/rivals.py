@@ -66,9 +66,9 @@ def _ray_data(tasks: int, batch: int) -> float:
     pool = ray.data.ActorPoolStrategy(size=WORKERS)
     data = ray.data.range(tasks).map_batches(Noop, batch_size=batch, compute=pool, num_cpus=0.5)
     done, began = 0, float("inf")
-    for batch in data.iter_batches(batch_size=None):
-        done += int(batch["done"].sum())
-        began = min(began, float(batch["began"].min()))
+    for block in data.iter_batches(batch_size=None):
+        done += int(block["done"].sum())
+        began = min(began, float(block["began"].min()))
     seconds = time.monotonic() - began
     assert done == tasks
     return seconds

@@ -10,6 +10,7 @@ module, and calls it once. Bar: warm JOS at most 1.5 s beyond that.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -67,7 +68,7 @@ def call_once(address: str, module: str) -> None:
     assert ray.get(ray.remote(num_cpus=1)(Once).remote(module).call.remote()) == 1
     called = time.monotonic()
     ray.shutdown()
-    print(harness.json.dumps({"called": called, "steps": steps}))
+    print(json.dumps({"called": called, "steps": steps}))
 
 
 def contenders(folder: Path, address: str) -> dict[str, Callable[[], dict[str, Any]]]:
