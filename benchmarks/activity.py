@@ -47,9 +47,18 @@ def records(file: Path, count: int) -> Path:
     return file
 
 
-def settings(tokens: int) -> dict[str, Any]:
+def settings(tokens: int, model: str = "smollm2-135m-instruct") -> dict[str, Any]:
     generation = {"do_sample": True, "max_new_tokens": tokens, "temperature": 0.7, "top_k": 40, "top_p": 0.95}
-    return {"model_variant": "smollm2-135m-instruct", "generation": generation, "seed": 7}
+    return {"model_variant": model, "generation": generation, "seed": 7}
+
+
+def request(file: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "records",
+        "pipeline_key": "activity-detection",
+        "inputs": {"worker.data": [{"file_id": str(file)}]},
+        "parameters": {"worker": {"parallelism": 1, "config": asked}},
+    }
 
 
 # --- the contenders -----------------------------------------------------------------------------------
@@ -57,13 +66,7 @@ def settings(tokens: int) -> dict[str, Any]:
 
 def of_jos(folder: Path, address: str, file: Path, tokens: int) -> Result:
     before = outputs(folder)
-    request = {
-        "name": "records",
-        "pipeline_key": "activity-detection",
-        "inputs": {"worker.data": [{"file_id": str(file)}]},
-        "parameters": {"worker": {"parallelism": 1, "config": settings(tokens)}},
-    }
-    trace = run_job(folder, request, address)
+    trace = run_job(folder, request(file, settings(tokens)), address)
     (made,) = outputs(folder) - before
     digest, up = hashlib.sha256(made.read_bytes()).hexdigest(), trace.at["index_up_0"]
     return {"steady": trace.at["last_commit"] - up, "start": up - trace.spawned, "total": trace.total, "digest": digest}
@@ -77,20 +80,20 @@ def outputs(folder: Path) -> set[Path]:
 def of_loop(folder: Path, file: Path, tokens: int) -> Result:
     out = folder / f"loop-{time.monotonic_ns()}.jsonl"
     began = time.monotonic()
-    result = harness.contender("benchmarks.activity", "--loop", str(file), str(out), str(tokens))
+    result = harness.contender("benchmarks.activity", "--loop", str(file), str(out), json.dumps(settings(tokens)))
     total = time.monotonic() - began
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
     return {"steady": result["steady"], "start": total - result["steady"], "total": total, "digest": digest}
 
 
-def loop(file: str, out: str, tokens: str) -> None:
-    """In a fresh process: one line of JSON with the seconds from the model loaded to the last byte on the disk."""
+def loop(file: str, out: str, asked: str, device: str = "cpu") -> None:
+    """In a fresh process: one line of JSON, from when (the model loaded) to when (the last byte on the disk)."""
     from actors.activity import Settings
     from actors.engines import Answer, Place, make_engine
     from actors.prompts import read_prompt
 
-    chosen = Settings.of(settings(int(tokens)))
-    place = Place("cpu", 1, chosen.generation, None, {}, 16, threading.Event(), warn=lambda *_, **__: None)
+    chosen = Settings.of(json.loads(asked))
+    place = Place(device, 1, chosen.generation, None, {}, 16, threading.Event(), warn=lambda *_, **__: None)
     engine = make_engine(chosen.model_variant, place)
     began = time.monotonic()
     prompts = [read_prompt(json.loads(line), chosen.seed) for line in Path(file).read_text().splitlines()]
@@ -102,7 +105,8 @@ def loop(file: str, out: str, tokens: str) -> None:
             written.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
         written.flush()
         os.fsync(written.fileno())
-    print(json.dumps({"steady": time.monotonic() - began}))
+    ended = time.monotonic()
+    print(json.dumps({"steady": ended - began, "began": began, "ended": ended}))
 
 
 # --- the report ---------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def contenders(folder: Path, address: str | None, size: int) -> dict[str, Callab
     job = {
         "files": [str(path) for path in files],
         "shots": {state: str(path) for state, path in shots.items()},
-        "config": settings(),
+        "config": settings(data.classify_request("", [Path("any")], dict.fromkeys(data.STATES, Path("any")))),
     }
     found: dict[str, Callable[[], Result]] = {JOS: partial(of_jos, folder, address, size, files, shots)}
     for title, name in RIVALS.items():
@@ -62,15 +62,13 @@ def contenders(folder: Path, address: str | None, size: int) -> dict[str, Callab
     return found
 
 
-def settings() -> dict[str, Any]:
-    """The configuration of the component with the pipeline's defaults, as JOS resolves it."""
+def settings(asked: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a request's component with the pipeline's defaults, as JOS resolves it."""
     from jos.core import config
     from jos.core.model import JobRequest
     from jos.registry import Registry
 
-    request = JobRequest.model_validate(
-        data.classify_request("", [Path("any")], dict.fromkeys(data.STATES, Path("any")))
-    )
+    request = JobRequest.model_validate(asked)
     resolved = config.resolve(Registry().get(request.pipeline_key, None), request)
     return dict(resolved["worker"]["config"])
 
@@ -98,6 +96,8 @@ def verdicts(size: int, warm: dict[str, list[Result]], cold: dict[str, list[Resu
 
 
 def report(results: dict[int, tuple[dict[str, list[Result]], dict[str, list[Result]]]]) -> None:
+    from actors.encoders import DEFAULT_ENCODER
+
     rows, texts, steady_all = [], [], {}
     for size, (warm, cold) in results.items():
         steady, total, without = spreads(warm, "steady"), spreads(warm, "total"), spreads(cold, "total")
@@ -114,7 +114,7 @@ def report(results: dict[int, tuple[dict[str, list[Result]], dict[str, list[Resu
     count = len(next(iter(next(iter(results.values()))[0].values())))
     out.add(
         f"Windows a second; medians of {count} interleaved rounds (least..most). {data.CHANNELS} channels, windows of "
-        f"{data.WINDOW} rows, step 1, 8 files, encoder {settings()['model_type']}, one thread a worker. Steady: JOS "
+        f"{data.WINDOW} rows, step 1, 8 files, encoder {DEFAULT_ENCODER}, one thread a worker. Steady: JOS "
         "from each index up (their mean: worker time counts from when there is a worker) to the last commit durable; "
         "bare loop from both workers set up; Ray Data from its first batch."
     )

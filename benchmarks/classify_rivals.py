@@ -36,7 +36,9 @@ def worker_of(job: dict[str, Any]) -> Any:
 
     shots = [source(path, **{"class": state}) for state, path in job["shots"].items()]
     worker = MachineStateWorker()
-    worker.context = Context(job["config"], 0, "cpu", 1, {N_SHOTS: shots}, lambda *_: None, stopping=threading.Event())
+    worker.context = Context(
+        job["config"], 0, job.get("device", "cpu"), 1, {N_SHOTS: shots}, lambda *_: None, stopping=threading.Event()
+    )
     worker.setup()
     return worker
 
@@ -72,16 +74,17 @@ def _loop(job: dict[str, Any], files: list[str], out: str, ready: Any, told: Any
 
 
 def bare(job: dict[str, Any], out: str) -> dict[str, float]:
-    context = multiprocessing.get_context("spawn")
-    ready, told = context.Barrier(WORKERS), context.Queue()
-    shares = [job["files"][n::WORKERS] for n in range(WORKERS)]
+    context, workers = multiprocessing.get_context("spawn"), job.get("workers", WORKERS)
+    ready, told = context.Barrier(workers), context.Queue()
+    shares = [job["files"][n::workers] for n in range(workers)]
     processes = [context.Process(target=_loop, args=(job, share, out, ready, told)) for share in shares]
     for process in processes:
         process.start()
     ends = [told.get() for _ in processes]
     for process in processes:
         process.join()
-    return {"windows": sum(e[0] for e in ends), "steady": max(e[2] for e in ends) - min(e[1] for e in ends)}
+    began, ended = min(e[1] for e in ends), max(e[2] for e in ends)
+    return {"windows": sum(e[0] for e in ends), "steady": ended - began, "began": began, "ended": ended}
 
 
 # --- Ray Data -----------------------------------------------------------------------------------------

@@ -35,26 +35,26 @@ def embeddings() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
     return rows[:WINDOWS], labels[:WINDOWS], rows[WINDOWS:], labels[WINDOWS:]
 
 
-def own(settings: HeadSettings) -> Iterator[None]:
+def own(settings: HeadSettings, device: str) -> Iterator[None]:
     """An epoch each time it is asked."""
-    made = HeadTraining(*embeddings(), CLASSES, settings, seed=0)
+    made = HeadTraining(*embeddings(), CLASSES, settings, seed=0, device=device)
     for epoch in range(settings.epochs):
         for nth in range(made.steps_per_epoch):
             made.step(epoch * made.steps_per_epoch + nth)
         yield
 
 
-def bare(settings: HeadSettings) -> Iterator[None]:
-    train, labels, validation, truth = embeddings()
+def bare(settings: HeadSettings, device: str) -> Iterator[None]:
+    train, labels, validation, truth = (some.to(device) for some in embeddings())
     size, smooth = settings.batch_size, settings.label_smoothing
     weight = len(labels) / (CLASSES * labels.bincount(minlength=CLASSES).float())
-    model = torch.nn.Linear(DIMS, CLASSES)
+    model = torch.nn.Linear(DIMS, CLASSES, device=device)
     rate = settings.learning_rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=settings.weight_decay, fused=True)
     total = settings.epochs * -(-len(train) // size)
     warm, step = int(settings.warmup * total), 0
     for _ in range(settings.epochs):
-        order = torch.randperm(len(train))
+        order = torch.randperm(len(train), device=device)
         for at in range(0, len(train), size):
             batch = order[at : at + size]
             part = (
@@ -73,13 +73,13 @@ def bare(settings: HeadSettings) -> Iterator[None]:
         yield
 
 
-CONTENDERS: dict[str, Callable[[HeadSettings], Iterator[None]]] = {OWN: own, BARE: bare}
+CONTENDERS: dict[str, Callable[[HeadSettings, str], Iterator[None]]] = {OWN: own, BARE: bare}
 
 
-def measure(count: int) -> dict[str, list[float]]:
+def measure(count: int, device: str = "cpu") -> dict[str, list[float]]:
     """Steps a second of each round; one round before them warms up."""
     settings = HeadSettings(epochs=count + 1, patience=count + 1)
-    running = {name: make(settings) for name, make in CONTENDERS.items()}
+    running = {name: make(settings, device) for name, make in CONTENDERS.items()}
     steps = -(-WINDOWS // settings.batch_size)
     speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     turns = itertools.cycle([list(CONTENDERS), list(CONTENDERS)[::-1]])
