@@ -12,7 +12,6 @@ has the shape of SmolLM2 135M and random weights: speed is asked here, not sense
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import subprocess
@@ -29,9 +28,12 @@ from torch import Tensor
 from benchmarks import activity, classify, data, harness, train
 from benchmarks.harness import Report, Spread, bar, ray_head, rounds, run_job, sandbox, table
 from benchmarks.knn import BAR, DIMS, REFERENCES, search
+from jos.engine import Engine
+from jos.settings import Settings
 
 JOS, BARE = "JOS, one index", "bare loop, one process"
 LEAST_OF_BARE, MOST_SLOWER, LEAST_STEPS = classify.LEAST_OF_BARE, activity.MOST_SLOWER, train.LEAST
+DEVICE = "cuda"
 BATCH = 16_384  # queries at once, as the worker has them on a GPU
 VOCABULARY = 49_152
 Result = dict[str, Any]
@@ -73,12 +75,12 @@ class Load:
 
 
 def classify_request(files: list[Path], shots: dict[str, Path], large: bool) -> dict[str, Any]:
-    """With the pipeline's defaults, or with parts of ten times the windows, so that spans and calls are larger."""
+    """With the pipeline's defaults, or with parts of ten times the windows, so that spans are larger."""
     request = data.classify_request("on a GPU", files, shots)
     worker = request["parameters"]["worker"]
     worker["parallelism"] = 1
     if large:
-        worker["config"] |= {"flush_every_n_iteration": 1000, "operations": {"span_seconds": 5.0}}
+        worker["config"]["flush_every_n_iteration"] = 1000
     return request
 
 
@@ -109,7 +111,7 @@ def classified(report: Report, folder: Path, address: str, count: int, turns: in
             "files": [str(path) for path in files],
             "shots": {state: str(path) for state, path in shots.items()},
             "config": classify.settings(request),
-            "device": "cuda",
+            "device": DEVICE,
             "workers": 1,
         }
         results = rounds(
@@ -171,19 +173,20 @@ def model(folder: Path) -> Path:
 
 
 def answer_job(folder: Path, address: str, file: Path, asked: dict[str, Any], count: int, load: Load) -> Result:
-    before = activity.outputs(folder)
     found = job_on_gpu(folder, address, activity.request(file, asked), count, load)
-    (made,) = activity.outputs(folder) - before
-    return found | {"lines": [hashlib.sha256(line).hexdigest()[:12] for line in made.read_bytes().splitlines()]}
+    with Engine(Settings(home=folder / "home")) as engine:
+        _, (job,) = engine.jobs(limit=1)
+        (made,) = engine.outputs(job.id)
+        return found | {"lines": engine.download(job.id, made, folder / job.id).read_bytes().splitlines()}
 
 
 def answer_bare(folder: Path, file: Path, asked: dict[str, Any], count: int, load: Load) -> Result:
     out = folder / f"loop-{time.monotonic_ns()}.jsonl"
     spawned = time.monotonic()
-    found = harness.contender("benchmarks.activity", "--loop", str(file), str(out), json.dumps(asked), "cuda")
+    found = harness.contender("benchmarks.activity", "--loop", str(file), str(out), json.dumps(asked), DEVICE)
     began, ended = found["began"], found["ended"]
     result = {"rate": count / (ended - began), "busy": load.between(began, ended), "start": began - spawned}
-    return result | {"lines": [hashlib.sha256(line).hexdigest()[:12] for line in out.read_bytes().splitlines()]}
+    return result | {"lines": out.read_bytes().splitlines()}
 
 
 def answered(report: Report, folder: Path, address: str, count: int, tokens: int, turns: int, load: Load) -> None:
@@ -216,7 +219,7 @@ def answered(report: Report, folder: Path, address: str, count: int, tokens: int
 
 
 def trained(report: Report, turns: int) -> None:
-    speeds = train.measure(turns, "cuda")
+    speeds = train.measure(turns, DEVICE)
     ratio = Spread.of([one / other for one, other in zip(speeds[train.OWN], speeds[train.BARE], strict=True)])
     report.raw["training"] = speeds
     lines = [[name, Spread.of(some).text(0), ratio.text(3)] for name, some in speeds.items()]
@@ -238,9 +241,9 @@ def timed(run: Callable[[Tensor], object], asked: Tensor) -> float:
 
 
 def neighbours(report: Report, count: int, turns: int) -> None:
-    random = torch.Generator("cuda").manual_seed(1)
-    references, asked = (torch.randn(n, DIMS, generator=random, device="cuda") for n in (REFERENCES, count))
-    found, out = search(references, index="exact"), torch.empty(BATCH, REFERENCES, device="cuda")
+    random = torch.Generator(DEVICE).manual_seed(1)
+    references, asked = (torch.randn(n, DIMS, generator=random, device=DEVICE) for n in (REFERENCES, count))
+    found, out = search(references, index="exact"), torch.empty(BATCH, REFERENCES, device=DEVICE)
     results = rounds(
         {
             "bare product": lambda: timed(lambda some: torch.mm(some, references.T, out=out[: len(some)]), asked),
