@@ -68,7 +68,7 @@ class Embedder:
         found = cls(recipe, scaling, ENCODERS[recipe.encoder](len(recordings[0]), window, device))
         sample = torch.from_numpy(_sample(recordings, scaling, window, step, most_windows))
         with torch.inference_mode():
-            found._fit(sample)
+            found._fit(sample.to(found.encoder.device))
         return found
 
     def _fit(self, sample: Tensor) -> None:
@@ -90,12 +90,13 @@ class Embedder:
     def encode(self, windows: Tensor) -> Tensor:
         """Windows (n, channels, window) of scaled rows to embeddings (n, dims). On a CPU a window's embedding has
         the same bits in any company: the work is done in blocks of one size. On a GPU it is alike within rounding."""
+        if not len(windows):
+            return torch.zeros(0, self.dims, device=self.encoder.device)
         with torch.inference_mode():
             if self.encoder.device.type != "cpu":
                 return self._encoded(_moved(windows, self.encoder.device))
             whole = torch.from_numpy(np.ascontiguousarray(windows.numpy()))  # NumPy copies them faster
-            blocks = [self._encoded(_padded(some))[: len(some)] for some in whole.split(BLOCK)]
-            return torch.cat(blocks) if blocks else torch.zeros(0, self.dims)
+            return torch.cat([self._encoded(_padded(some))[: len(some)] for some in whole.split(BLOCK)])
 
     def _encoded(self, windows: Tensor) -> Tensor:
         made = self.encoder.encode(self.scaling.windows(windows))
@@ -103,8 +104,7 @@ class Embedder:
             return made
         extras = self.scaling.extras(windows)
         assert extras is not None
-        centre, scale = self.extra_centre.to(made.device), self.extra_scale.to(made.device)
-        return torch.cat([made, (extras - centre) * scale], 1)
+        return torch.cat([made, (extras - self.extra_centre) * self.extra_scale], 1)
 
     @property
     def call(self) -> int:
@@ -128,7 +128,7 @@ class Embedder:
     def tensors(self) -> dict[str, Tensor]:
         extra = {"extra.centre": self.extra_centre, "extra.scale": self.extra_scale}
         of_encoder = {f"encoder.{name}": tensor for name, tensor in self.encoder.tensors().items()}
-        return {**of_encoder, **{name: tensor for name, tensor in extra.items() if tensor is not None}}
+        return {**of_encoder, **{name: tensor.cpu() for name, tensor in extra.items() if tensor is not None}}
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str = "cpu") -> Embedder:
@@ -141,7 +141,8 @@ class Embedder:
         found = cls(recipe, scaling, ENCODERS[recipe.encoder](channels, window, device))
         of_encoder = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
         found.encoder.restore(of_encoder)
-        found.extra_centre, found.extra_scale = tensors.get("extra.centre"), tensors.get("extra.scale")
+        extra = {name: tensor.to(found.encoder.device) for name, tensor in tensors.items() if name.startswith("extra.")}
+        found.extra_centre, found.extra_scale = extra.get("extra.centre"), extra.get("extra.scale")
         found.dims = int(settings["dims"])
         made = found.encode(torch.zeros(1, channels, window)).shape[1]
         if made != found.dims:

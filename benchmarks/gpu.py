@@ -102,29 +102,27 @@ def classify_bare(folder: Path, job: dict[str, Any], count: int, load: Load) -> 
     return {"rate": count / (ended - began), "busy": load.between(began, ended), "start": began - spawned}
 
 
-def classified(report: Report, folder: Path, address: str, count: int, turns: int, load: Load) -> None:
+def classified(
+    report: Report, folder: Path, address: str, count: int, turns: int, load: Load, title: str, large: bool
+) -> None:
     files, shots = data.sensor_files(folder / "windows", count)
-    lines = []
-    for title, large in (("the pipeline's defaults", False), ("parts of 32,000 windows", True)):
-        request = classify_request(files, shots, large)
-        job = {
-            "files": [str(path) for path in files],
-            "shots": {state: str(path) for state, path in shots.items()},
-            "config": classify.settings(request),
-            "device": DEVICE,
-            "workers": 1,
-        }
-        results = rounds(
-            {
-                JOS: partial(job_on_gpu, folder, address, request, count, load),
-                BARE: partial(classify_bare, folder, job, count, load),
-            },
-            turns,
-        )
-        report.raw[f"windows, {title}"] = results
-        lines += compared(title, results)
-        report.add(told(f"Windows, {title}", results, LEAST_OF_BARE))
-    report.parts.insert(len(report.parts) - 2, table(["windows", *HEAD], lines))
+    request = classify_request(files, shots, large)
+    job = {
+        "files": [str(path) for path in files],
+        "shots": {state: str(path) for state, path in shots.items()},
+        "config": classify.settings(request),
+        "device": DEVICE,
+        "workers": 1,
+    }
+    results = rounds(
+        {
+            JOS: partial(job_on_gpu, folder, address, request, count, load),
+            BARE: partial(classify_bare, folder, job, count, load),
+        },
+        turns,
+    )
+    report.raw[f"windows, {title}"] = results
+    report.add(table(["windows", *HEAD], compared(title, results)), told(f"Windows, {title}", results, LEAST_OF_BARE))
 
 
 HEAD = ("", "a second, steady", "of the bare loop", "GPU busy, %", "start-up, s")
@@ -277,18 +275,22 @@ def main() -> None:
         return
     few, turns = options.small, options.rounds
     report = Report("gpu", f"One {torch.cuda.get_device_name(0)}", few)
-    load = Load()
-    with torch.inference_mode():
-        neighbours(report, 100_000 if few else 1_000_000, turns)
-    trained(report, 2 if few else 10)
-    with sandbox() as folder, ray_head(8) as address:
-        classified(report, folder, address, 100_000 if few else 1_000_000, turns, load)
-        answered(report, folder, address, 512 if few else 4096, 32, turns, load)
-    load.end()
     report.add(
         f"Medians of {turns} interleaved rounds (least..most). Steady: from the index up, or the worker set up, to the "
         "last result durable. Windows: 9 channels, 64 rows, step 1, 8 files, CSV to CSV. Records: bfloat16, sampled."
     )
+    windows = 100_000 if few else 1_000_000
+    load = Load()
+    with torch.inference_mode():
+        neighbours(report, windows, turns)
+    trained(report, 2 if few else 10)
+    with sandbox() as folder, ray_head(8) as address:
+        classified(report, folder, address, windows, turns, load, "the pipeline's defaults", large=False)
+        report.write()  # each time: a lent GPU may be gone before the end
+        answered(report, folder, address, 512 if few else 2048, 32, turns, load)
+        report.write()
+        classified(report, folder, address, windows, turns, load, "parts of 32,000 windows", large=True)
+    load.end()
     report.write()
 
 

@@ -11,6 +11,7 @@ import torch
 from devices import DEVICE, assert_alike
 from safetensors.torch import load, save
 
+from actors import encoders
 from actors.csv_windows import Windows
 from actors.embedder import Embedder, Recipe, _moved
 from actors.encoders import ENCODERS
@@ -56,6 +57,20 @@ def test_comes_back_from_a_checkpoint_as_it_was(recipe: Recipe) -> None:
     some = windows(embedder, rows(2))
     assert torch.equal(windows(back, rows(2)), some)
     assert_alike(back.encode(some), embedder.encode(some))
+
+
+@each_recipe
+def test_all_of_it_lies_on_its_device(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's device without numbers refuses what lies elsewhere, as a GPU does; it cannot find directions."""
+    monkeypatch.setattr(
+        encoders, "_principal", lambda rows: torch.zeros(rows.shape[1], 9, dtype=rows.dtype, device=rows.device)
+    )
+    some, known = torch.zeros(5, 3, WINDOW), Embedder.fit(recipe, [rows(0)], WINDOW, 2)
+    for embedder in (
+        Embedder.fit(recipe, [rows(0)], WINDOW, 2, device="meta"),
+        Embedder.restore(known.settings(), known.tensors(), "meta"),
+    ):
+        assert embedder.encode(some).device.type == embedder.encode(some[:0]).device.type == "meta"
 
 
 def test_a_restored_encoder_needs_no_luck_with_random_kernels() -> None:
