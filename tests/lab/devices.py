@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from actors.fitting import steady
 from actors.knn import NearestNeighbours
 
 DEVICE = os.environ.get("JOS_TEST_DEVICE", "cpu")
 of_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="is promised of CPUs")
+steady(1)  # as workers are; one thread, for tests run side by side
 
 
 class Neighbours(NearestNeighbours):

@@ -17,8 +17,6 @@ from actors.embedder import Embedder, Recipe, _moved
 from actors.encoders import ENCODERS
 from actors.scaling import SCALINGS
 
-torch.set_num_threads(1)  # tests run side by side
-
 RECIPES = [Recipe(encoder, scaling) for encoder, scaling in itertools.product(ENCODERS, SCALINGS)]
 WINDOW = 20
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.encoder}-{recipe.scaling}")

@@ -8,8 +8,6 @@ from devices import DEVICE
 
 from actors.encoders import DEFAULT_ENCODER, ENCODERS, Encoder
 
-torch.set_num_threads(1)  # tests run side by side
-
 
 def windows(count: int, channels: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, channels, length, generator=torch.Generator().manual_seed(seed))

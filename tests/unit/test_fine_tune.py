@@ -25,8 +25,6 @@ from jos.registry import Registry
 from jos.testing import LocalPrepared, Outputs, _run_file, make_worker, run_worker
 from jos.worker import JobImpossible, Trainer
 
-torch.set_num_threads(1)  # tests run side by side
-
 TRAIN, EVAL = "worker.train_data", "worker.eval_data"
 
 

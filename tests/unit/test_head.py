@@ -17,8 +17,6 @@ from actors.head import LEAST_STEPS, Head, HeadSettings, HeadTraining
 from actors.model_file import pack, unpack
 from actors.scores import accuracy, macro_f1
 
-torch.set_num_threads(1)  # tests run side by side
-
 SMALL = HeadSettings(epochs=12, batch_size=16)
 
 

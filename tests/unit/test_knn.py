@@ -17,8 +17,6 @@ from safetensors import torch as safetensors
 from actors import knn_exact
 from actors.knn import METRICS, WEIGHTS
 
-torch.set_num_threads(1)  # tests run side by side
-
 
 def naive(
     queries: np.ndarray, references: np.ndarray, labels: np.ndarray, k: int, metric: str, weights: str, unit: bool
