@@ -86,6 +86,7 @@ def test_killed_at_any_step_of_a_preemption_the_next_controller_brings_both_jobs
         assert (done["status"], done["retry_count"], done["preemption_count"]) == ("COMPLETED", 0, attempts - 1)
         assert list(service.outputs(job_id).values()) == [shouted(name, records)]
         service.verify(job_id)
-        service.driven_once_each(job_id, attempts, let_in_again=admission == "kueue" and name == "low")
+        evicted = admission == "kueue" and who == name == "low" and attempt == 1
+        service.driven_once_each(job_id, attempts, let_in_again=evicted)
     crashes.over(1)
     service.wait_for_nothing_left(60)

@@ -199,6 +199,10 @@ class LocalRay:
     def lose_table(self) -> None:
         self.known.clear()
 
+    def exits(self, submission_id: str) -> list[int | None]:
+        """The exit code of each entrypoint that was submitted under this id; none while it runs or if it was killed."""
+        return [self._seen(name).get("driver_exit_code") for name in self.names.get(submission_id, ())]
+
     def close(self) -> None:
         """Nothing that was submitted runs any more."""
         for submission_id in list(self.names):
